@@ -1,0 +1,26 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from paceline.errors import StoreError
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes beside `path`, syncs, renames. Raises StoreError (disk full, no permission, …) and leaves nothing half-written."""
+    data = content.encode() if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        raise StoreError(
+            f"can't write {path} ({len(data)} bytes): {e.strerror}. Free some space or choose another folder."
+        ) from e
