@@ -1,0 +1,94 @@
+"""Latency models that are a sum over operators: the shared second half of table, linear model and MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paceline.errors import LatencyModelError
+from paceline.graph import OpSpec
+from paceline.latency_models.calibration import calibrate
+from paceline.latency_models.model import Floats, LatencyModel, Network, Prediction, Row, whole
+from paceline.space_operators import SpaceOperators
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+Terms = Callable[[Sequence[OpSpec]], Floats]
+"""What the latency of a network is linear in: shape (operators, terms), summed over the operators."""
+
+
+class Additive:
+    """A network's latency as a calibrated sum of its operators' terms (see `calibration`).
+
+    `prior` is the scale of the terms where nothing else is known; the base of a network is 0 then.
+    """
+
+    def __init__(self, terms: Terms, prior: Sequence[float], rows: Sequence[Row], confidence: float) -> None:
+        self._terms = terms
+        self._width = len(prior)
+        networks = whole(rows)
+        measured = np.array([row.ms for row in networks])
+        self.calibration = calibrate(
+            self.network_terms([row.operators for row in networks]), measured, np.array([*prior, 0.0]), confidence
+        )
+
+    def network_terms(self, networks: Sequence[Network]) -> Floats:
+        """Shape (networks, terms + 1): sums over operators, then 1 for the base."""
+        distinct = list(dict.fromkeys(spec for network in networks for spec in network))
+        row_of = {spec: i for i, spec in enumerate(distinct)}
+        per_operator = self._terms(distinct)
+        sums = [per_operator[[row_of[spec] for spec in network]].sum(axis=0) for network in networks]
+        return np.column_stack([np.array(sums).reshape(len(networks), self._width), np.ones(len(networks))])
+
+    def predict(self, networks: Sequence[Network]) -> Prediction:
+        return self.calibration.predict(self.network_terms(networks))
+
+    def operator_ms(self, operators: Sequence[OpSpec]) -> Floats:
+        return np.asarray(self._terms(operators) @ self.calibration.scale[:-1])
+
+    @property
+    def base_ms(self) -> float:
+        return float(self.calibration.scale[-1])
+
+
+def cost_terms(cost: Terms) -> Terms:
+    """Terms of a model that knows what an operator costs alone (`cost`, shape (operators,)).
+
+    The cost itself, with a scale of its own for depthwise convolutions; one per operator, since alone each pays for an invoke; megabytes
+    of weights and of activations, since inside a network they come from farther away.
+    """
+
+    def terms(operators: Sequence[OpSpec]) -> Floats:
+        weights = np.array([sum(spec.inputs[i].bytes for i in spec.constants) for spec in operators], float)
+        moved = np.array([sum(t.bytes for t in (*spec.inputs, *spec.outputs)) for spec in operators], float) - weights
+        depthwise = np.array([spec.kind == "DEPTHWISE_CONV_2D" for spec in operators])
+        ms = cost(operators)
+        return np.stack([ms, ms * depthwise, np.ones(len(operators)), weights / 1e6, moved / 1e6], axis=1)
+
+    return terms
+
+
+COST_PRIOR = (1.0, 0.0, 0.0, 0.0, 0.0)
+"""The plain sum of costs, for `cost_terms`."""
+
+
+def expected_ms(model: LatencyModel, operators: SpaceOperators, path: Mapping[str, Tensor]) -> Tensor:
+    """The latency of a relaxed path, differentiable: every option's milliseconds times its weight. A hard path gives `predict`'s figure.
+
+    `path` holds one weight per option of every choice. Source: ProxylessNAS (arXiv 1812.00332, section 3.3), E[T] = sum of p_k F(op_k).
+    """
+    import torch
+
+    fixed = model.base_ms + float(model.operator_ms(operators.fixed).sum())
+    total = torch.tensor(fixed, dtype=torch.float64)
+    for choice in operators.space.choices:
+        if choice.name not in path:
+            raise LatencyModelError(f"the path has no weights for choice {choice.name!r}")
+        costs = [float(model.operator_ms(operators.options[choice.name, option]).sum()) for option in choice.options]
+        total = total + (path[choice.name].double() * torch.tensor(costs, dtype=torch.float64)).sum()
+    return total
