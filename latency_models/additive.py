@@ -59,8 +59,8 @@ class Additive:
 def cost_terms(cost: Terms) -> Terms:
     """Terms of a model that knows what an operator costs alone (`cost`, shape (operators,)).
 
-    The cost itself, with a scale of its own for depthwise convolutions; one per operator, since alone each pays for an invoke; megabytes
-    of weights and of activations, since inside a network they come from farther away.
+    The cost itself, with a scale of its own for depthwise convolutions; one per operator, since alone each pays for an
+    invoke; megabytes of weights and of activations, since inside a network they come from farther away.
     """
 
     def terms(operators: Sequence[OpSpec]) -> Floats:
@@ -78,9 +78,10 @@ COST_PRIOR = (1.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def expected_ms(model: LatencyModel, operators: SpaceOperators, path: Mapping[str, Tensor]) -> Tensor:
-    """The latency of a relaxed path, differentiable: every option's milliseconds times its weight. A hard path gives `predict`'s figure.
+    """The latency of a relaxed path, differentiable: every option's milliseconds times its weight.
 
-    `path` holds one weight per option of every choice. Source: ProxylessNAS (arXiv 1812.00332, section 3.3), E[T] = sum of p_k F(op_k).
+    `path` holds one weight per option of every choice; a hard path gives `predict`'s figure. Source: ProxylessNAS
+    (arXiv 1812.00332, section 3.3), E[T] = sum of p_k F(op_k).
     """
     import torch
 

@@ -2,8 +2,8 @@
 
 Measured alone, every operator pays for one invoke and finds its data in the nearest cache; inside a network it does not. So a
 network's latency is fitted as a sum over its operators of `terms(operator) @ scale`, plus a base, by ridge regression on
-relative errors, shrunk towards the plain sum. The interval is split-conformal on leave-one-out relative residuals (Vovk et al.; Barber et
-al. 2021, jackknife), so that its coverage holds for networks drawn like the calibration ones.
+relative errors, shrunk towards the plain sum. The interval comes from leave-one-out relative residuals (the jackknife of
+Barber et al., arXiv 1905.02928), so that its coverage holds for networks drawn like the calibration ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RIDGE = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 @dataclass(frozen=True)
 class Calibration:
-    """`scale` has one entry per term, the last one is the base in milliseconds. `residuals` are measured / predicted - 1, held out."""
+    """`scale` has one entry per term, the last one the base in milliseconds. `residuals`: measured / predicted - 1, held out."""
 
     scale: Floats
     residuals: Floats
@@ -34,7 +34,7 @@ class Calibration:
         return Prediction(ms, ms * (1 + below), ms * (1 + above))
 
     def margins(self) -> tuple[float, float]:
-        """Relative distance of the interval's ends; half of what is not covered lies on each side. With few residuals: the extremes."""
+        """Relative distance of the interval's ends, half of what is not covered on each side. With few residuals the extremes."""
         n = len(self.residuals)
         if n == 0:
             return 0.0, 0.0
@@ -46,7 +46,8 @@ class Calibration:
 def calibrate(terms: Floats, ms: Floats, prior: Floats, confidence: float) -> Calibration:
     """Fits the scale of `terms` (networks, terms) to measured `ms`. `prior` is what the scale is when there are no networks.
 
-    The ridge's strength is the one with the smallest leave-one-out error. Raises LatencyModelError for figures that are not positive.
+    The ridge's strength is the one with the smallest leave-one-out error. Raises LatencyModelError for figures that are not
+    positive.
     """
     if not np.all(ms > 0):
         raise LatencyModelError(f"calibration needs positive milliseconds, got {float(np.min(ms))}")

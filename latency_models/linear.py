@@ -87,5 +87,6 @@ def check_kinds(operators: Sequence[OpSpec], kinds: Sequence[str], model: str) -
     unknown = [spec for spec in operators if spec.kind not in kinds]
     if unknown:
         raise LatencyModelError(
-            f"the {model} model never saw a {unknown[0].kind} ({unknown[0].key}); it knows {', '.join(kinds)}. Measure one and fit again."
+            f"the {model} model never saw a {unknown[0].kind} ({unknown[0].key}); it knows {', '.join(kinds)}. "
+            "Measure one and fit again."
         )

@@ -12,7 +12,7 @@ from paceline.latency_models.model import Floats
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one predictor over n networks: mean absolute percentage error, shares within ±5 % and ±10 % (0 to 1), rank correlation."""
+    """Of one predictor over n networks: mean absolute percentage error, shares within ±5 % and ±10 % (all 0 to 1), Spearman's rho."""
 
     name: str
     mape: float
@@ -23,7 +23,7 @@ class Accuracy:
 
 
 def accuracy_of(name: str, predicted: Floats, measured: Floats) -> Accuracy:
-    """`predicted` and `measured` milliseconds, shape (networks,). The rank correlation of fewer than 3 networks, or of constants, is NaN."""
+    """`predicted` and `measured` in milliseconds, shape (networks,). Spearman's rho is NaN below 3 networks and for constants."""
     error = np.abs(predicted - measured) / measured
     ranked = len(measured) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
     rank = float(spearmanr(predicted, measured).statistic) if ranked else float("nan")
