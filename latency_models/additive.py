@@ -28,7 +28,7 @@ class Additive:
     `prior` is the scale of the terms where nothing else is known; the base of a network is 0 then.
     """
 
-    def __init__(self, terms: Terms, prior: Sequence[float], rows: Sequence[Row], confidence: float) -> None:
+    def __init__(self, terms: Terms, prior: Sequence[float] | Floats, rows: Sequence[Row], confidence: float) -> None:
         self._terms = terms
         self._width = len(prior)
         networks = whole(rows)

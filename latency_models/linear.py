@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
-from paceline.latency_models.additive import COST_PRIOR, Additive, cost_terms
+from paceline.latency_models.additive import Additive
 from paceline.latency_models.features import matrix
 from paceline.latency_models.model import Floats, Network, Prediction, Row, single, whole
 
@@ -45,9 +45,10 @@ class MacsModel:
 
 
 class LinearModel:
-    """Per operator kind: a constant, and rates for MACs, bytes of weights and bytes of activations, none negative.
+    """Per operator kind: a constant, and rates for MACs, bytes of weights and bytes of activations.
 
-    Raises LatencyModelError for an operator of a kind it has no row of.
+    Fitted on the operator rows (none negative), then shifted towards the networks. Raises LatencyModelError for an operator of a
+    kind it has no row of.
     """
 
     name = "linear"
@@ -60,16 +61,16 @@ class LinearModel:
         if not operators:
             raise LatencyModelError("the linear model needs measured operators")
         self.kinds_ = sorted({row.operators[0].kind for row in operators})
-        blocks, _ = matrix([row.operators[0] for row in operators], self.kinds_)
+        terms = self._terms([row.operators[0] for row in operators])
         ms = np.array([row.ms for row in operators])
         regression = LinearRegression(fit_intercept=False, positive=True)
-        self.coef_ = regression.fit(blocks / ms[:, None], np.ones(len(ms))).coef_  # least squares on relative errors
-        self._additive = Additive(cost_terms(self.cost), COST_PRIOR, rows, self.confidence)
+        self.coef_ = regression.fit(terms / ms[:, None], np.ones(len(ms))).coef_  # least squares on relative errors
+        self._additive = Additive(self._terms, self.coef_, rows, self.confidence)
         return self
 
-    def cost(self, operators: Sequence[OpSpec]) -> Floats:
+    def _terms(self, operators: Sequence[OpSpec]) -> Floats:
         check_kinds(operators, self.kinds_, self.name)
-        return np.asarray(matrix(operators, self.kinds_)[0] @ self.coef_)
+        return matrix(operators, self.kinds_)[0]
 
     def predict(self, networks: Sequence[Network]) -> Prediction:
         return self._additive.predict(networks)

@@ -12,7 +12,7 @@ from paceline.latency_models.model import Floats
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one predictor over n networks: mean absolute percentage error, shares within ±5 % and ±10 % (all 0 to 1), Spearman's rho."""
+    """Of one predictor over n networks: mean absolute percentage error, shares within ±5 % and ±10 % (0 to 1), Spearman's rho."""
 
     name: str
     mape: float

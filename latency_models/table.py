@@ -47,3 +47,8 @@ class LookupTable:
     @property
     def base_ms(self) -> float:
         return self._additive.base_ms
+
+    @property
+    def margins(self) -> tuple[float, float]:
+        """Relative distance from a prediction to the ends of its interval."""
+        return self._additive.calibration.margins()

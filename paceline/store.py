@@ -113,6 +113,13 @@ class Store:
                 found |= {row.artifact: _measurement(row) for row in db.execute(query)}
         return found
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every measured operator with its figure, by device and Bench, without its samples."""
+        columns = [_measurements.c[name] for name in ("subject", "ms", "spread", "device", "bench", "failure", "measured_at")]
+        operators = sa.select(*columns).where(_measurements.c.subject.like("% -> %"))
+        with self._errors(), self._engine.connect() as db:
+            return [dict(row) for row in db.execute(operators.order_by("device", "bench", "subject")).mappings()]
+
     def results(self, run: str, step: str) -> Results:
         """The results of one step of a run: a mapping from text keys to JSON values, written through at once."""
         return Results(self, run, step)

@@ -1,0 +1,128 @@
+"""What a run is told: TOML or keyword arguments, checked, with every default in one place."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from paceline.errors import ConfigError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    """`digits` ships with scikit-learn; `folder` holds one folder of images per class; `npz` holds arrays."""
+
+    kind: Literal["digits", "folder", "npz"] = "digits"
+    path: Path | None = None
+    size: int = Field(default=32, ge=8, le=1024)
+
+
+class DeviceChoice(_Section):
+    kind: Literal["local"] = "local"
+    delegate: str = "xnnpack"
+    threads: int = Field(default=1, ge=1)
+
+
+class SpaceChoice(_Section):
+    name: Literal["mobile_small", "mobile_imagenet"] = "mobile_small"
+
+
+class Supernet(_Section):
+    policy: Literal["strict_fair", "uniform"] = "strict_fair"
+    epochs: int = Field(default=12, ge=0)
+    batch: int = Field(default=64, ge=1)
+    lr: float = Field(default=0.05, gt=0)
+
+
+class Search(_Section):
+    population: int = Field(default=24, ge=2)
+    generations: int = Field(default=10, ge=1)
+
+
+class Retrain(_Section):
+    epochs: int = Field(default=40, ge=0)
+    batch: int = Field(default=64, ge=1)
+    lr: float = Field(default=0.05, gt=0)
+
+
+class Predictor(_Section):
+    """Random whole networks that the latency models are fitted on, and others that they are tested on."""
+
+    fit_networks: int = Field(default=40, ge=5)
+    test_networks: int = Field(default=30, ge=5)
+    confidence: float = Field(default=0.9, gt=0, lt=1)
+
+
+class Config(_Section):
+    """A whole run. `limit_ms` not given: the quantile `limit_quantile` of the space's predicted latencies."""
+
+    seed: int = Field(default=0, ge=0)
+    limit_ms: float | None = Field(default=None, gt=0)
+    limit_quantile: float = Field(default=0.4, ge=0, le=1)
+    shortlist: int = Field(default=6, ge=1)
+    data: Data = Data()
+    device: DeviceChoice = DeviceChoice()
+    space: SpaceChoice = SpaceChoice()
+    supernet: Supernet = Supernet()
+    search: Search = Search()
+    retrain: Retrain = Retrain()
+    predictor: Predictor = Predictor()
+
+    def key(self) -> str:
+        """Names the run: equal settings, equal key."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+
+def load_config(path: Path | None, **overrides: Any) -> Config:
+    """The settings in a TOML file (none: the defaults), with those `overrides` that are not None.
+
+    Raises ConfigError for a file that can't be read, an impossible value, and an option that does not exist (it suggests the
+    nearest).
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError) as e:
+            raise ConfigError(f"can't read the config {path}: {getattr(e, 'strerror', None) or e}") from e
+        except tomllib.TOMLDecodeError as e:
+            raise ConfigError(f"{path} is not TOML: {e}") from e
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError("\n".join(_explain(error, path) for error in e.errors())) from e
+    if config.data.kind != "digits" and config.data.path is None:
+        raise ConfigError(f'[data] kind = "{config.data.kind}" needs `path`, the place of the data')
+    if config.data.path is not None and path is not None and not config.data.path.is_absolute():
+        data = config.data.model_copy(update={"path": path.parent / config.data.path})
+        config = config.model_copy(update={"data": data})
+    return config
+
+
+def _explain(error: Any, path: Path | None) -> str:
+    *sections, name = [str(part) for part in error["loc"]]
+    place = f"{path or 'the options'}: " + (f"[{'.'.join(sections)}] " if sections else "")
+    if error["type"] != "extra_forbidden":
+        return f"{place}{name} = {error['input']!r}: {error['msg']}"
+    known = list(_section(sections).model_fields)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known options: {', '.join(known)}"
+    return f"{place}unknown option {name!r}; {hint}"
+
+
+def _section(names: list[str]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for name in names:
+        annotation = model.model_fields[name].annotation
+        model = typing.cast(type[BaseModel], annotation)
+    return model

@@ -1,0 +1,62 @@
+"""From a trained network to files that are proven: merged, exported, compared with torch, measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paceline.errors import DeviceError
+from paceline.exporters import onnx, parity, tflite
+from paceline.exporters.merge import Merge, check_merge, merged
+from paceline.exporters.parity import Parity
+from paceline.exporters.torch_graph import graph_of
+from paceline.graph import Graph, OpSpec
+from paceline.latency_models.collect import Collector
+from paceline.measurement import Artifact, Measurement, OpTime
+
+_PARITY_INPUTS = 4
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The exported network: its Graph, its files, what was merged, how it differs from torch and how fast it is."""
+
+    graph: Graph
+    tflite: Artifact
+    onnx: Artifact
+    merges: tuple[Merge, ...]
+    tflite_parity: Parity
+    onnx_parity: Parity
+    measurement: Measurement
+    profile: tuple[OpTime, ...]
+
+    @property
+    def operators(self) -> tuple[OpSpec, ...]:
+        return tuple(self.graph.operators())
+
+
+def deploy(network: nn.Module, example: Tensor, folder: Path, collector: Collector, rng: np.random.Generator) -> Deployed:
+    """Merges, writes `model.tflite` and `model.onnx` into `folder`, proves both, measures the first.
+
+    Raises MergeError or ParityError where a step changes what the network computes, DeviceError where it can't be measured.
+    """
+    inputs = [torch.from_numpy(rng.standard_normal(example.shape, np.float32)) for _ in range(_PARITY_INPUTS)]
+    result = merged(network)
+    for x in inputs:
+        check_merge(network, result.module, x)
+    graph = graph_of(result.module, example)
+    tflite.save(graph, folder / "model.tflite")
+    onnx.write(result.module, example, folder / "model.onnx")
+    model = Artifact(folder / "model.tflite", "model.tflite")
+    open_model = Artifact(folder / "model.onnx", "model.onnx", "onnx")
+    tflite_parity = parity.check(network, inputs, model)
+    onnx_parity = parity.check(network, inputs, open_model)
+    measurement = collector.measure([model])[0]
+    if measurement.failure is not None:
+        raise DeviceError(f"{model.path} can't be measured on {collector.device.info.name!r}: {measurement.failure.reason}")
+    profile = tuple(collector.device.profile(model, collector.bench))
+    return Deployed(graph, model, open_model, result.report, tflite_parity, onnx_parity, measurement, profile)

@@ -1,0 +1,82 @@
+"""Whole networks of a space as files: to calibrate and test latency models on, and to shortlist a search's best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from paceline.arch import Arch, Space
+from paceline.exporters import tflite
+from paceline.exporters.merge import merged
+from paceline.exporters.torch_graph import graph_of
+from paceline.graph import Graph, OpSpec
+from paceline.measurement import Artifact, Progress, silent
+from paceline.pipeline.supernet.mixed import derive
+from paceline.seeds import Seeds
+from paceline.space_operators import SpaceOperators
+
+
+@dataclass(frozen=True)
+class Network:
+    """One architecture, exported as it would be deployed, with weights of no meaning."""
+
+    arch: Arch
+    operators: tuple[OpSpec, ...]
+    artifact: Artifact
+
+
+def sample_archs(space: Space, count: int, rng: np.random.Generator, exclude: Sequence[Arch] = ()) -> list[Arch]:
+    """Different random architectures, none of `exclude`; fewer where the space is used up."""
+    found: dict[Arch, None] = {}
+    left_out = set(exclude)
+    for _ in range(100 * count):
+        arch = space.sample(rng)
+        if arch not in left_out:
+            found[arch] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Writes the networks of a space below `folder`. `example` is one input, (1, C, H, W)."""
+
+    net: nn.Module
+    operators: SpaceOperators
+    example: Tensor
+    folder: Path
+    seeds: Seeds
+
+    def build(self, archs: Sequence[Arch], progress: Progress = silent, copy: int = 0) -> list[Network]:
+        """Each architecture derived, merged and written, where it is not there yet.
+
+        Weights are random: `copy` 0, 1, … are the same networks with different ones, so that measuring two copies shows how
+        well a latency repeats.
+        """
+        networks = []
+        for done, arch in enumerate(archs, 1):
+            path = self.folder / f"{arch.key}-{copy}.tflite"
+            if not path.exists():
+                graph = graph_of(merged(derive(self.net, arch)).module, self.example)
+                tflite.save(with_random_weights(graph, self.seeds.rng(f"weights/{arch.key}/{copy}")), path)
+            networks.append(Network(arch, self.operators.of(arch), Artifact(path, f"network {arch.key}")))
+            progress(done, len(archs))
+        return networks
+
+
+def with_random_weights(graph: Graph, rng: np.random.Generator) -> Graph:
+    """The same operators with other weights, of the scale that keeps activations in range."""
+    weights = {name: _random_like(np.asarray(w), rng) for name, w in graph.weights.items()}
+    return replace(graph, weights=weights)
+
+
+def _random_like(weight: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if weight.dtype != np.float32:
+        return weight
+    fan_in = max(1, weight.size // max(1, weight.shape[0] if weight.ndim else 1))
+    return (rng.standard_normal(weight.shape, np.float32) * np.float32(np.sqrt(2 / fan_in))).astype(np.float32)

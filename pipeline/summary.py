@@ -1,0 +1,156 @@
+"""What a run prints, keeps as `summary.json` and shows as `report.html`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+from paceline.pipeline.deploy import Deployed
+from paceline.pipeline.plots import Comparison, Point
+from paceline.pipeline.report import ArtifactRow, MergeRow, OperatorRow, Report
+from paceline.pipeline.run import Outcome
+from paceline.pipeline.search import front
+
+_VERSIONS = ("paceline", "ai-edge-litert", "torch", "onnx", "onnxruntime", "pymoo", "scikit-learn", "numpy")
+
+
+def summary_of(outcome: Outcome) -> dict[str, Any]:
+    """The figures of a run as JSON values; shares and errors are fractions of 1, a figure that does not exist is null."""
+    deployed, predicted, info = outcome.deployed, outcome.predicted, outcome.device
+    summary = {
+        "limit_ms": outcome.limit_ms,
+        "limit_origin": outcome.limit_origin,
+        "predicted_ms": float(predicted.ms[0]),
+        "predicted_low_ms": float(predicted.low[0]),
+        "predicted_high_ms": float(predicted.high[0]),
+        "measured_ms": deployed.measurement.ms,
+        "limit_kept": deployed.measurement.ms <= outcome.limit_ms,
+        "noise_floor": outcome.predictors.test.noise_floor,
+        "accuracy": outcome.accuracy,
+        "macs": deployed.graph.macs(),
+        "params": deployed.graph.params(),
+        "parity_max_abs_error": deployed.tflite_parity.max_abs_error,
+        "parity_max_rel_error": deployed.tflite_parity.max_rel_error,
+        "onnx_parity_max_abs_error": deployed.onnx_parity.max_abs_error,
+        "merged_branches": sum(len(merge.branches) for merge in deployed.merges if len(merge.branches) > 1),
+        "table_rows": outcome.predictors.rows,
+        "table_rows_unstable": outcome.predictors.unstable_rows,
+        "table_rows_failed": list(outcome.predictors.failed_rows),
+        "predictor": [asdict(accuracy) for accuracy in outcome.predictors.accuracies],
+        "interval_coverage": outcome.predictors.coverage,
+        "evaluated": len(outcome.archive.members),
+        "architecture": {choice: list(options) for choice, options in outcome.chosen.picks},
+        "input": {
+            "shape": list(deployed.graph.tensors[deployed.graph.inputs[0]].shape),
+            "mean": outcome.task.mean,
+            "std": outcome.task.std,
+        },
+        "classes": outcome.task.classes,
+        "seconds": dict(outcome.seconds),
+        "seed": outcome.config.seed,
+        "device": {"name": info.name, "fingerprint": info.fingerprint, "simulated": info.simulated, **info.facts},
+        "runtime": f"{outcome.bench.runtime} {info.facts['litert']}, {outcome.bench.delegate}, {outcome.bench.threads} thread(s)",
+        "model": deployed.tflite.path.name,
+        "model_sha256": deployed.tflite.sha256,
+    }
+    return {name: _plain(value) for name, value in summary.items()}
+
+
+def report_of(outcome: Outcome) -> Report:
+    """The same, with what pictures need."""
+    deployed, test = outcome.deployed, outcome.predictors.test
+    found = outcome.predictors.table.predict([network.operators for network in test.networks])
+    names = [network.arch.key for network in test.networks]
+    tests = [
+        Comparison(*row)
+        for row in zip(names, *map(_floats, (found.ms, found.low, found.high, test.measured, test.noise)), strict=True)
+    ]
+    best = front(outcome.archive)
+    points = {member.arch.key: _point(outcome, member.arch.key, member.values) for member in outcome.archive.members}
+    return Report(
+        title="Paceline run",
+        task=f"{outcome.task.name}, {outcome.task.image_size}×{outcome.task.image_size}, {len(outcome.task.classes)} classes",
+        config=outcome.config.model_dump_json(indent=2),
+        limit_ms=outcome.limit_ms,
+        limit_origin=outcome.limit_origin,
+        device=outcome.device,
+        bench=outcome.bench,
+        runtime=f"{outcome.bench.runtime} {outcome.device.facts['litert']}",
+        seed=outcome.config.seed,
+        final=_final(outcome),
+        accuracy=outcome.accuracy,
+        macs=deployed.graph.macs(),
+        params=deployed.graph.params(),
+        noise_floor=test.noise_floor,
+        chosen=outcome.chosen,
+        front=tuple(points[member.arch.key] for member in best),
+        evaluated=tuple(points.values()),
+        hypervolume=tuple(outcome.archive.hypervolumes()),
+        tests=tuple(tests),
+        predictors=outcome.predictors.accuracies,
+        operators=_operator_rows(outcome, deployed),
+        merges=tuple(
+            MergeRow(m.name, m.branches, m.params_before, m.params_after) for m in deployed.merges if len(m.branches) > 1
+        ),
+        artifacts=(
+            ArtifactRow.of(deployed.tflite.path, deployed.tflite.path.parent, deployed.tflite_parity.max_abs_error),
+            ArtifactRow.of(deployed.onnx.path, deployed.onnx.path.parent, deployed.onnx_parity.max_abs_error),
+        ),
+        versions={name: version(name) for name in _VERSIONS},
+        seconds=outcome.seconds,
+        notes=_notes(outcome),
+        facts=deployed.measurement.context,
+    )
+
+
+def _final(outcome: Outcome) -> Comparison:
+    p, measurement = outcome.predicted, outcome.deployed.measurement
+    return Comparison("model.tflite", float(p.ms[0]), float(p.low[0]), float(p.high[0]), measurement.ms, measurement.spread)
+
+
+def _point(outcome: Outcome, key: str, values: Mapping[str, float]) -> Point:
+    below, above = outcome.predictors.table.margins
+    ms = values["latency_ms"]
+    chosen = key == outcome.chosen.key
+    return Point(key, ms, ms * (1 + below), ms * (1 + above), values.get("accuracy", math.nan), outcome.macs[key], chosen)
+
+
+def _operator_rows(outcome: Outcome, deployed: Deployed) -> tuple[OperatorRow, ...]:
+    """Predicted beside profiled; without the profile where the runtime executed other operators than the Graph's."""
+    predicted = _floats(outcome.predictors.table.operator_ms(deployed.operators))
+    aligned = len(deployed.profile) == len(deployed.operators)
+    profiled = [op.ms for op in deployed.profile] if aligned else [None] * len(predicted)
+    return tuple(map(OperatorRow, deployed.operators, deployed.graph.sources(), predicted, profiled))
+
+
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    notes = []
+    predictors, deployed = outcome.predictors, outcome.deployed
+    if predictors.failed_rows:
+        notes.append(f"{len(predictors.failed_rows)} operators could not be measured; the first: {predictors.failed_rows[0]}.")
+    if predictors.unstable_rows:
+        notes.append(
+            f"{predictors.unstable_rows} of {predictors.rows} operator rows stayed unstable (batches disagree by more than 5 %)."
+        )
+    if len(deployed.profile) != len(deployed.operators):
+        notes.append(
+            f"The runtime executed {len(deployed.profile)} operators, the file holds {len(deployed.operators)}: "
+            "it fused or split some, so its profile is not shown beside the prediction."
+        )
+    return tuple(notes)
+
+
+def _floats(values: Any) -> list[float]:
+    return [float(v) for v in values]
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _plain(v) for name, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
