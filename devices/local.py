@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -68,8 +69,11 @@ class LocalDevice:
         drift = self._drift.setdefault(bench.key, Drift())
         before = {f"{name}_before": value for name, value in host.condition().items()}
         found = measure_rounds(session, artifacts, bench, self.info.fingerprint, reference, drift, before)
+        delegations = session.delegations
         session.unload()
-        return found
+        return [
+            replace(m, context={**m.context, **delegations.get(str(a.path), {})}) for a, m in zip(artifacts, found, strict=True)
+        ]
 
     def profile(self, artifact: Artifact, bench: Bench, runs: int = 200) -> list[OpTime]:
         self.check(bench)
@@ -103,11 +107,12 @@ class _WorkerSession:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self._worker: WorkerProcess | None = None
-        self._loaded: set[str] = set()
+        self.delegations: dict[str, dict[str, str]] = {}
+        """By path of the loaded models: in how many partitions the delegate took how many operators, and which it left."""
 
     def batch(self, artifact: Artifact) -> Batch | Failure:
         path = str(artifact.path)
-        if path not in self._loaded:
+        if path not in self.delegations:
             failure = self._load(path)
             if failure is not None:
                 return failure
@@ -127,7 +132,11 @@ class _WorkerSession:
         answer = self.ask("load", path=path, delegate=self.bench.delegate, threads=self.bench.threads)
         if isinstance(answer, Failure):
             return answer
-        self._loaded.add(path)
+        self.delegations[path] = {
+            "partitions": str(answer["partitions"]),
+            "delegated": str(answer["delegated"]),
+            "left": ", ".join(answer["left"]),
+        }
         return None
 
     def ask(self, do: str, **arguments: object) -> dict[str, Any] | Failure:
@@ -141,12 +150,12 @@ class _WorkerSession:
         return Failure(answer["error"]) if "error" in answer else answer
 
     def unload(self) -> None:
-        if self._worker is not None and self._loaded:
+        if self._worker is not None and self.delegations:
             self.ask("unload")
-        self._loaded.clear()
+        self.delegations = {}
 
     def close(self) -> None:
-        self._loaded.clear()
+        self.delegations = {}
         if self._worker is not None:
             self._worker.close()
             self._worker = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -70,9 +71,20 @@ class MlpRegressor:
             net = nn.Sequential(*layers, nn.Linear(self.hidden, 1)).double()
         optimizer = torch.optim.Adam(net.parameters(), lr=5e-3, weight_decay=1e-5)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        for _ in range(self.steps):
-            optimizer.zero_grad()
-            nn.functional.smooth_l1_loss(net(x)[:, 0], y, beta=0.05).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
+        with _one_thread():  # the matrices are small: handing them to other threads takes longer than to multiply them
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                nn.functional.smooth_l1_loss(net(x)[:, 0], y, beta=0.05).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
         return net.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx, nn
+
+from paceline.errors import SpaceError
+from paceline.pipeline.ops import ConvBNAct, MBConv, RepConv, Skip, SqueezeExcite, initialise
+from paceline.pipeline.ops.conv import multiple_of_8
+
+OPERATIONS = [
+    ConvBNAct(8, 12, 5, 2),
+    MBConv(8, 8, 3, 1, 3),
+    MBConv(8, 16, 7, 2, 6, squeeze=True),
+    MBConv(8, 8, 5, 1, 1),
+    RepConv(8, 8),
+    RepConv(8, 12, 2),
+    SqueezeExcite(8),
+    Skip(8, 8, 1),
+]
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: type(op).__name__)
+def test_every_operation_can_be_traced_and_exported(op: nn.Module) -> None:
+    x = torch.randn(2, 8, 9, 9)
+    op.eval()
+    expected = op(x)
+    torch.testing.assert_close(fx.symbolic_trace(op)(x), expected)
+    torch.testing.assert_close(torch.export.export(op, (x,), strict=False).module()(x), expected)
+
+
+def test_shapes_and_strides() -> None:
+    x = torch.randn(2, 8, 9, 9)
+    assert MBConv(8, 16, 7, 2, 6, squeeze=True)(x).shape == (2, 16, 5, 5)
+    assert RepConv(8, 12, 2)(x).shape == (2, 12, 5, 5)
+    assert ConvBNAct(8, 12, 5)(x).shape == (2, 12, 9, 9)
+
+
+def test_parameters_of_mbconv_are_the_hand_count() -> None:
+    hidden, inner = 8 * 3, 8
+    expected = (8 * hidden + 2 * hidden) + (25 * hidden + 2 * hidden) + (hidden * 12 + 2 * 12)
+    assert sum(p.numel() for p in MBConv(8, 12, 5, 1, 3).parameters()) == expected
+    squeeze = hidden * inner + inner + inner * hidden + hidden
+    assert sum(p.numel() for p in MBConv(8, 12, 5, 1, 3, squeeze=True).parameters()) == expected + squeeze
+
+
+def test_residual_only_where_shapes_agree() -> None:
+    def is_residual(op: MBConv) -> bool:
+        nn.init.zeros_(op.body.project.bn.weight)
+        x = torch.randn(1, 8, 6, 6)
+        return op(x).shape == x.shape and torch.equal(op(x), x)
+
+    assert is_residual(MBConv(8, 8, 3, 1, 3))
+    assert not is_residual(MBConv(8, 8, 3, 2, 3))
+    assert not is_residual(MBConv(8, 16, 3, 1, 3))
+
+
+def test_repconv_is_the_sum_of_its_branches() -> None:
+    op = RepConv(4, 4).eval()
+    x = torch.randn(1, 4, 5, 5)
+    assert op.identity is not None
+    torch.testing.assert_close(op(x), torch.relu(op.dense(x) + op.point(x) + op.identity(x)))
+    assert RepConv(4, 4, 2).identity is None
+
+
+def test_illegal_operations_are_refused() -> None:
+    with pytest.raises(SpaceError, match="skip can't go from 8 to 16"):
+        Skip(8, 16, 1)
+    with pytest.raises(SpaceError, match="kernel of 4"):
+        ConvBNAct(8, 8, 4)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 8), (8, 8), (11, 8 + 8), (12, 16), (24, 24), (36, 40), (60, 64)])
+def test_multiple_of_8(channels: int, expected: int) -> None:
+    assert multiple_of_8(channels) == expected
+
+
+def test_initialise_depends_on_the_seed_alone() -> None:
+    one, other = MBConv(8, 8, squeeze=True), MBConv(8, 8, squeeze=True)
+    one(torch.randn(4, 8, 8, 8))  # moves BatchNorm's statistics
+    state = torch.get_rng_state()
+    initialise(one, 5)
+    initialise(other, 5)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    initialise(other, 6)
+    assert not torch.equal(one.body.project.conv.weight, other.body.project.conv.weight)
