@@ -126,7 +126,7 @@ BUILTINS: dict[str, Builtin] = {
         "TransposeConvOptions",
         _strided,
         operands=lambda op, g: [_int32(g.tensors[op.outputs[0]].shape), *op.inputs],
-        version=lambda op, g: 3 if len(op.inputs) > 2 else 1,
+        version=lambda op, g: 4 if op.attr("activation", "NONE") != "NONE" else 3 if len(op.inputs) > 2 else 1,
     ),
     "FULLY_CONNECTED": Builtin(
         "FullyConnectedOptions", _fully_connected, version=lambda op, g: 5 if op.attr("keep_dims", False) else 1

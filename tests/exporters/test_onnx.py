@@ -8,11 +8,12 @@ import onnx as onnx_format
 import pytest
 import torch
 from torch import nn
-from torch_reference import Function, InvertedResidual, SqueezeExcite, conv_bn, image, randomised
 
 from paceline.errors import ExportError, StoreError
 from paceline.exporters import onnx, parity
 from paceline.measurement import Artifact
+
+from torch_reference import Function, InvertedResidual, SqueezeExcite, conv_bn, image, randomised
 
 
 @pytest.fixture(scope="module")

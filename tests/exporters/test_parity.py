@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_reference import Function, conv_bn, image, randomised
 
 from paceline.errors import ExportError
 from paceline.exporters import parity, tflite
 from paceline.exporters.parity import Parity, ParityError
 from paceline.exporters.torch_graph import graph_of
 from paceline.measurement import Artifact
+
+from torch_reference import Function, conv_bn, image, randomised
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+from paceline.errors import ExportError
+from paceline.exporters.torch_graph import UnsupportedOperator, graph_of
+
 from torch_reference import (
     TOLERANCE,
     ChannelShuffleByHand,
@@ -23,9 +27,6 @@ from torch_reference import (
     kinds,
     randomised,
 )
-
-from paceline.errors import ExportError
-from paceline.exporters.torch_graph import UnsupportedOperator, graph_of
 
 
 def test_inverted_residual_is_three_convolutions_and_an_addition() -> None:

@@ -1,0 +1,211 @@
+"""torch module -> Graph: traced by torch.export, its ATen operators lowered to NHWC, then simplified."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+
+from paceline.errors import ExportError
+from paceline.exporters import lowering
+from paceline.exporters.draft import Draft
+from paceline.exporters.lowering.layout import nhwc
+from paceline.exporters.lowering.registry import LOWERINGS, Constant, Lowering, LoweringError, UnsupportedOperator, Value
+from paceline.exporters.passes import simplify
+from paceline.exporters.tracing import traced
+from paceline.graph import Graph
+
+__all__ = ["UnsupportedOperator", "graph_of", "lowering"]
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def graph_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
+    """The operators that a mobile runtime executes for `module` in inference, for inputs shaped like `example`.
+
+    4-D inputs and outputs are NHWC in the Graph (NCHW in torch), all others keep torch's order. BatchNorm is folded into the
+    convolution or linear layer in front of it, ReLU and ReLU6 are fused, `Op.source` is the module path. Raises
+    UnsupportedOperator for an operator with no exact counterpart, ExportError for a module in training mode or one that
+    torch.export can't trace.
+    """
+    examples = example if isinstance(example, tuple) else (example,)
+    program = traced(module, examples)
+    draft = Draft()
+    arguments: list[Any] = []
+    for spec in program.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            shape = tuple(examples[len(draft.inputs)].shape)
+            arguments.append(Value(draft.tensor(spec.arg.name, nhwc(shape)), shape))
+            draft.inputs += (arguments[-1].name,)
+        else:
+            target = spec.target or spec.arg.name
+            tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
+            arguments.append(Constant(target, tensor.detach()))
+    with torch.no_grad():
+        outputs = _Interpreter(draft, program.graph_module).run(arguments)
+    specs = program.graph_signature.output_specs
+    kept = [o for o, spec in zip(outputs, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+    if not kept or not all(isinstance(o, Value) for o in kept):
+        raise ExportError(f"{type(module).__name__} returns what does not depend on its inputs; return computed tensors only")
+    draft.outputs = tuple(o.name for o in kept)
+    simplify(draft)
+    return draft.graph()
+
+
+class _Interpreter:
+    """Walks a traced graph: evaluates what does not depend on the inputs, lowers the rest."""
+
+    def __init__(self, draft: Draft, module: fx.GraphModule) -> None:
+        self.draft = draft
+        self.module = module
+
+    def run(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
+        _check_in_place(self.module.graph)
+        values: dict[fx.Node, Any] = {}
+        remaining = iter(arguments)
+        for node in self.module.graph.nodes:
+            if node.op == "placeholder":
+                values[node] = next(remaining)
+            elif node.op == "get_attr":
+                found = operator.attrgetter(node.target)(self.module)
+                values[node] = Constant(node.target, found) if isinstance(found, Tensor) else found
+            elif node.op == "output":
+                return tuple(fx.map_arg(node.args[0], values.__getitem__))
+            else:
+                values[node] = self._call(node, values) if node.users else None
+        raise ExportError("the traced graph has no output")
+
+    def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        args: Any = fx.map_arg(node.args, values.__getitem__)
+        kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
+        try:
+            if node.target is operator.getitem:
+                return self._item(node, *args)
+            if getattr(node.target, "__name__", "") == "wrap_with_set_grad_enabled":
+                return _Interpreter(self.draft, args[1]).run(args[2:])
+            if not isinstance(node.target, torch._ops.OpOverload):
+                raise LoweringError("it is no ATen operator", "write this part with plain torch functions")
+            if node.target._opname.startswith("_assert"):
+                return None
+            path = _module_path(node)
+            self.draft.at(path, f"{path or 'network'}/{_name(node.target)}")
+            arguments = _bound(node.target, args, kwargs)
+            if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)):
+                return _evaluated(node, args, kwargs)
+            return self._lowered(node, arguments)
+        except LoweringError as e:
+            raise _located(node, e) from e
+
+    def _item(self, node: fx.Node, values: Sequence[Any], index: int) -> Any:
+        if values[index] is None:
+            raise LoweringError(f"result {index} of {node.args[0]} is used", "use the values only, not the indices")
+        return values[index]
+
+    def _lowered(self, node: fx.Node, arguments: list[Any]) -> Any:
+        assert isinstance(node.target, torch._ops.OpOverload)
+        results = node.meta["val"]
+        if isinstance(results, Tensor):
+            if results.dtype != torch.float32:
+                raise LoweringError(f"it computes {results.dtype}", "compute in float32")
+            return self._function(node.target)(self.draft, tuple(results.shape), *arguments)
+        return self._function(node.target)(self.draft, tuple(tuple(r.shape) for r in results), *arguments)
+
+    def _function(self, target: torch._ops.OpOverload) -> Lowering:
+        name = _name(target)
+        function = LOWERINGS.get(f"{name}.{target._overloadname}") or LOWERINGS.get(name)
+        if function is None:
+            raise LoweringError("there is no lowering for it", "express it with operators that mobile runtimes have")
+        return function
+
+
+def _name(target: torch._ops.OpOverload) -> str:
+    """The operator's bare name; in-place variants have the name of the others."""
+    return target._opname.rstrip("_") or target._opname
+
+
+def _bound(target: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """All arguments in the schema's order."""
+    rest = target._schema.arguments[len(args) :]
+    return [*args, *(kwargs.get(a.name, a.default_value if a.has_default_value() else None) for a in rest)]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _evaluated(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """The result of an operator on constants; in-place operators get copies, the module's tensors stay as they are."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        raise LoweringError("it draws random numbers", "pass the numbers as an input, or make them a buffer")
+    write = target._schema.is_mutable
+
+    def tensor(leaf: Any) -> Any:
+        return (leaf.tensor.clone() if write else leaf.tensor) if isinstance(leaf, Constant) else leaf
+
+    result = target(*_mapped(args, tensor), **_mapped(kwargs, tensor))
+    return _mapped(result, lambda leaf: Constant(node.name, leaf) if isinstance(leaf, Tensor) else leaf)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_mapped(item, function) for item in value]
+    if isinstance(value, dict):
+        return {key: _mapped(item, function) for key, item in value.items()}
+    return function(value)
+
+
+def _located(node: fx.Node, error: LoweringError) -> UnsupportedOperator:
+    where = f"in module {_module_path(node) or '(the network itself)'!r} at {_source_line(node)}"
+    return UnsupportedOperator(f"{node.target} {where} can't be exported: {error.reason}. Remedy: {error.remedy}.")
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return re.sub(r"@\d+", "", str(stack[-1][0])) if stack else ""
+
+
+def _source_line(node: fx.Node) -> str:
+    """file:line of the innermost call that is not torch's own."""
+    lines = re.findall(r'File "(.+?)", line (\d+)', node.meta.get("stack_trace") or "")
+    own = [f"{file}:{line}" for file, line in lines if not file.startswith(_TORCH)]
+    return own[-1] if own else "an unknown line"
+
+
+def _check_in_place(graph: fx.Graph) -> None:
+    """Refuses in-place operators that change another tensor which is read later: the traced graph does not show that."""
+    root: dict[fx.Node, fx.Node] = {}
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    family: dict[fx.Node, list[fx.Node]] = {}
+    for node in graph.nodes:
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        root[node] = root[source] if source is not None and _shares_memory(node) else node
+        if _writes(node) and source is not None:
+            stale = [m for m in family[root[node]] if any(position[user] > position[node] for user in m.users)]
+            if stale:
+                reason = f"it changes {stale[0].name!r} in place, which is read again later"
+                raise _located(node, LoweringError(reason, "use the variant that is not in place"))
+        family.setdefault(root[node], []).append(node)
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _shares_memory(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return _name(node.target) == "dropout" or any(r.alias_info is not None for r in node.target._schema.returns)

@@ -1,0 +1,48 @@
+"""torch.export with clear errors and without log lines: what every format starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from paceline.errors import ExportError
+
+
+def traced(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The ATen operators of `module` on inputs shaped like `examples`. Raises ExportError where torch.export can't trace it."""
+    name = type(module).__name__
+    for i, example in enumerate(examples):
+        if example.dtype != torch.float32:
+            raise ExportError(f"input {i} of {name} is {example.dtype}; networks are exported in float32, convert it")
+    try:
+        with quiet():
+            return torch.export.export(module, examples, strict=False)
+    except Exception as e:
+        first = (str(e).strip().splitlines() or ["no message"])[0]
+        raise ExportError(
+            f"torch.export can't trace {name} ({type(e).__name__}: {first}); check that it runs on an input of this shape, "
+            "and that no control flow in it depends on values"
+        ) from e
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps torch's log lines, prints and warnings to itself: what matters comes as an exception."""
+    loggers = [logging.getLogger(name) for name in ["torch", *logging.root.manager.loggerDict] if name.split(".")[0] == "torch"]
+    handlers = [(handler, handler.level) for logger in loggers for handler in logger.handlers]
+    for handler, _ in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        silence = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for handler, level in handlers:
+            handler.setLevel(level)
