@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -80,6 +81,8 @@ def run(
 ) -> None:
     """The whole loop: measure this device, search under the latency limit, merge, export, measure again, report."""
     from paceline.files import write_atomically
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost minutes where another program runs
     from paceline.pipeline.config import load_config
     from paceline.pipeline.report import verdict, write_report
     from paceline.pipeline.run import Run
@@ -160,9 +163,8 @@ def bench(
     for i, op in enumerate(profile):
         table.add_row(str(i), escape(op.name), f"{op.ms:.4f}", f"{op.ms / total:.1%}", "yes" if op.delegated else "no")
     Console().print(table)
-    Console().print(
-        f"{escape(model.name)}: {measurement.ms:.4g} ms, batches differ by {measurement.spread:.1%} ({delegate}, {threads} threads)"
-    )
+    settled = f"batches differ by {measurement.spread:.1%}"
+    Console().print(f"{escape(model.name)}: {measurement.ms:.4g} ms, {settled} ({delegate}, {threads} threads)", soft_wrap=True)
 
 
 @app.command()

@@ -5,7 +5,7 @@ import torch
 from torch import fx, nn
 
 from paceline.errors import SpaceError
-from paceline.pipeline.ops import ConvBNAct, MBConv, RepConv, Skip, SqueezeExcite, initialise
+from paceline.pipeline.ops import ConvBNAct, MBConv, RepConv, Skip, SqueezeExcite, align, initialise
 from paceline.pipeline.ops.conv import multiple_of_8
 
 OPERATIONS = [
@@ -85,3 +85,29 @@ def test_initialise_depends_on_the_seed_alone() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
     initialise(other, 6)
     assert not torch.equal(one.body.project.conv.weight, other.body.project.conv.weight)
+
+
+def test_aligned_blocks_share_what_fits() -> None:
+    blocks = [MBConv(8, 8, k, 1, e, se) for k, e, se in ((5, 3, False), (3, 6, False), (7, 6, True), (3, 1, False))]
+    plain = {k: v.clone() for k, v in blocks[3].state_dict().items()}
+    align(blocks)
+    small, source, large = (dict(b.body.named_parameters()) for b in blocks[:3])
+    assert torch.equal(small["expand.conv.weight"], source["expand.conv.weight"][:24])
+    assert torch.equal(small["project.conv.weight"], source["project.conv.weight"][:, :24])
+    assert torch.equal(small["depthwise.conv.weight"][:, :, 1:4, 1:4], source["depthwise.conv.weight"][:24])
+    assert torch.equal(large["depthwise.conv.weight"][:, :, 2:5, 2:5], source["depthwise.conv.weight"])
+    assert 0 < float(large["depthwise.conv.weight"].detach()[:, :, 0].abs().max()) < 0.1
+    assert all(torch.equal(v, plain[k]) for k, v in blocks[3].state_dict().items())
+
+
+def test_aligned_blocks_compute_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    one, other = MBConv(8, 12, 3, 1, 6), MBConv(8, 12, 7, 1, 6)
+    x = torch.randn(8, 8, 12, 12)
+
+    def likeness() -> float:
+        return float(torch.nn.functional.cosine_similarity(one(x).detach().flatten(), other(x).detach().flatten(), dim=0))
+
+    before = likeness()
+    align([one, other])
+    assert likeness() > 0.8 > abs(before)

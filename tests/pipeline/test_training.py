@@ -41,7 +41,7 @@ def fixed_net() -> nn.Module:
 
 def test_supernet_loss_falls_and_its_networks_have_learned(task: Task) -> None:
     net = small_net()
-    losses = train_supernet(net, StrictFair(), task, epochs=4, batch=32, lr=0.3, seed=1, shared="mean")
+    losses = train_supernet(net, StrictFair(), task, epochs=3, batch=32, lr=0.3, seed=1, shared="mean")
     assert losses[-1] < losses[0] - 0.5
     network = derive(net, space_of(net).sample(np.random.default_rng(1)))
     recalibrate(network, task.batches("train", 128))
