@@ -26,6 +26,7 @@ from paceline.latency_models.metrics import accuracy_of, coverage
 from paceline.latency_models.mlp import MlpRegressor
 from paceline.latency_models.model import LatencyModel, Row
 from paceline.latency_models.table import LookupTable
+from paceline.measurement import usual_reference
 from paceline.pipeline import spaces
 from paceline.pipeline.latency import measured_networks
 from paceline.pipeline.networks import Builder, sample_archs
@@ -62,6 +63,7 @@ def main() -> None:
     rows: list[Row] = []
     operators_measured: set[str] = set()
     tests, measured, again = [], [], []
+    usual_ms: float | None = None
     with tempfile.TemporaryDirectory() as place, LocalDevice() as device, Store(Path(place) / "store.sqlite") as store:
         collector = Collector(device, device.default_bench(options.delegate), store, Path(place) / "operators")
         for size in options.sizes:
@@ -74,15 +76,16 @@ def main() -> None:
             specs = builder.operators.distinct()
             with measuring, progress(f"measure {size} px") as shown:
                 found = collector.operators(specs, shown)
-            rows += rows_of(found, [[spec] for spec in specs])
+            usual_ms = usual_ms or usual_reference(found)
+            rows += rows_of(found, [[spec] for spec in specs], usual_ms)
             operators_measured |= {m.artifact for m in found}
             archs = sample_archs(builder.operators.space, options.fit + options.test, seeds.rng("archs"))
             builder.build(archs)  # here, so that only measuring is timed below
             builder.build(archs[options.fit :], copy=1)
             with measuring:
-                fit, fit_ms = measured_networks(builder, collector, archs[: options.fit], progress)
-                test, test_ms = measured_networks(builder, collector, archs[options.fit :], progress)
-                _, again_ms = measured_networks(builder, collector, archs[options.fit :], progress, copy=1)
+                fit, fit_ms = measured_networks(builder, collector, archs[: options.fit], usual_ms, progress)
+                test, test_ms = measured_networks(builder, collector, archs[options.fit :], usual_ms, progress)
+                _, again_ms = measured_networks(builder, collector, archs[options.fit :], usual_ms, progress, copy=1)
             rows += [Row(n.operators, float(ms)) for n, ms in zip(fit, fit_ms, strict=True)]
             tests += [n.operators for n in test]
             measured.append(test_ms)

@@ -9,7 +9,7 @@ from typing import Any
 
 from paceline.devices import host
 from paceline.devices.device import Health
-from paceline.devices.rounds import Batch, Drift, measure_rounds
+from paceline.devices.rounds import Batch, measure_rounds
 from paceline.devices.worker_process import WorkerEndedError, WorkerProcess
 from paceline.errors import DeviceError
 from paceline.measurement import Artifact, Bench, DeviceInfo, Failure, Measurement, OpTime, TransientFailure
@@ -25,7 +25,6 @@ class LocalDevice:
     def __init__(self, name: str = "local") -> None:
         self._info = DeviceInfo(name, "local", host.facts())
         self._session: _WorkerSession | None = None
-        self._drift: dict[str, Drift] = {}
 
     @property
     def info(self) -> DeviceInfo:
@@ -66,9 +65,8 @@ class LocalDevice:
     def measure(self, artifacts: Sequence[Artifact], bench: Bench, reference: Artifact | None = None) -> list[Measurement]:
         self.check(bench)
         session = self._session_for(bench)
-        drift = self._drift.setdefault(bench.key, Drift())
         before = {f"{name}_before": value for name, value in host.condition().items()}
-        found = measure_rounds(session, artifacts, bench, self.info.fingerprint, reference, drift, before)
+        found = measure_rounds(session, artifacts, bench, self.info.fingerprint, reference, before)
         delegations = session.delegations
         session.unload()
         return [

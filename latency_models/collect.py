@@ -62,9 +62,13 @@ class Collector:
         return self.folder
 
 
-def rows_of(measurements: Sequence[Measurement], operators: Sequence[Sequence[OpSpec]]) -> list[Row]:
-    """Rows for `LatencyModel.fit`: one per successful measurement. Raises LatencyModelError where none succeeded."""
-    rows = [Row(tuple(specs), m.ms) for m, specs in zip(measurements, operators, strict=True) if m.failure is None]
+def rows_of(measurements: Sequence[Measurement], operators: Sequence[Sequence[OpSpec]], usual_ms: float | None) -> list[Row]:
+    """Rows for `LatencyModel.fit`, one per successful measurement, at the pace at which the reference takes `usual_ms`.
+
+    Raises LatencyModelError where no measurement succeeded.
+    """
+    pairs = zip(measurements, operators, strict=True)
+    rows = [Row(tuple(specs), m.ms_at(usual_ms)) for m, specs in pairs if m.failure is None]
     if not rows:
         reason = measurements[0].failure.reason if measurements and measurements[0].failure else "there was nothing to measure"
         raise LatencyModelError(f"not one of {len(measurements)} measurements succeeded; the first: {reason}")

@@ -80,11 +80,10 @@ def run(
     as_json: Json = False,
 ) -> None:
     """The whole loop: measure this device, search under the latency limit, merge, export, measure again, report."""
-    from paceline.files import write_atomically
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin cost minutes where another program runs
     from paceline.pipeline.config import load_config
-    from paceline.pipeline.report import verdict, write_report
+    from paceline.pipeline.report import write_report
     from paceline.pipeline.run import Run
     from paceline.pipeline.summary import report_of, summary_of
     from paceline.store import Store
@@ -93,16 +92,19 @@ def run(
     folder = out or Path("runs") / f"{settings.data.kind}-{settings.key()}"
     console = Console(stderr=True, quiet=as_json)
     with Store(store) as opened:
-        outcome = Run(
-            settings, folder, opened, _show(as_json), lambda line: console.print(escape(line), soft_wrap=True)
-        ).execute()
-    report, summary = report_of(outcome), summary_of(outcome)
-    write_report(report, folder / "report.html")
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        job = Run(settings, folder, opened, _show(as_json), lambda line: console.print(escape(line), soft_wrap=True))
+        summary = job.finished()
+        if summary is None:
+            outcome = job.execute()
+            summary = summary_of(outcome)
+            write_report(report_of(outcome), folder / "report.html")
+            job.finish(summary)
+        else:
+            console.print(f"this run had finished already; remove {escape(str(folder))} to run it again", soft_wrap=True)
     if as_json:
         print(json.dumps(summary))
         return
-    _print_summary(summary, verdict(report))
+    _print_summary(summary)
     Console().print(f"report: {escape(str(folder / 'report.html'))}", soft_wrap=True)
 
 
@@ -195,7 +197,7 @@ def _show(off: bool) -> Any:
     return show
 
 
-def _print_summary(summary: dict[str, Any], verdict: str) -> None:
+def _print_summary(summary: dict[str, Any]) -> None:
     predictors = Table(
         "latency model", "error", "within 5 %", "within 10 %", "rank corr.", title="On networks that no model has seen"
     )
@@ -221,4 +223,4 @@ def _print_summary(summary: dict[str, Any], verdict: str) -> None:
     console = Console()
     console.print(predictors)
     console.print(result)
-    console.print(escape(verdict), soft_wrap=True)
+    console.print(escape(summary["verdict"]), soft_wrap=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -85,8 +85,9 @@ class TransientFailure(Failure):
 class Measurement:
     """The latency of one artifact under one Bench, or why there is none.
 
-    `samples_ms` holds every timed invoke, one tuple a batch. `cpu_share` is thread CPU time over wall time of each batch: below 1
-    where the thread was preempted (only meaningful with one thread).
+    `samples_ms` holds every timed invoke, one tuple a batch; per batch there are `cpu_share`, thread CPU time over wall time
+    (below 1 where the thread was preempted; only meaningful with one thread), and `reference_ms`, what the reference took at that
+    moment (empty without a reference).
     """
 
     subject: str
@@ -95,6 +96,7 @@ class Measurement:
     bench: str
     samples_ms: tuple[tuple[float, ...], ...] = ()
     cpu_share: tuple[float, ...] = ()
+    reference_ms: tuple[float, ...] = ()
     failure: Failure | None = None
     context: Mapping[str, str] = field(default_factory=dict)
 
@@ -105,23 +107,40 @@ class Measurement:
 
     @property
     def ms(self) -> float:
-        """The figure: the median over batches of each batch's p10. NaN where there is none."""
+        """The figure as the clock showed it: the median over batches of each batch's p10. NaN where there is none."""
         return float(np.median(self.batch_ms)) if self.samples_ms else float("nan")
+
+    def ms_at(self, usual_ms: float | None) -> float:
+        """The figure at the device's usual pace, the one at which the reference takes `usual_ms`.
+
+        Clocks drift by some percent within minutes, on phones and on shared hosts, for all operators alike: each batch is
+        scaled by what the reference took at that moment. Without a reference the figure is that of the clock.
+        """
+        if not self.reference_ms or usual_ms is None:
+            return self.ms
+        return float(np.median(self._relative)) * usual_ms
 
     @property
     def spread(self) -> float:
-        """How far the batches disagree: interquartile range of the batch figures over their median."""
+        """How far the batches disagree, drift of the device apart: their interquartile range over their median."""
         if len(self.samples_ms) < 2:
             return 0.0
-        low, high = np.percentile(self.batch_ms, [25, 75])
-        return float((high - low) / self.ms)
+        low, middle, high = np.percentile(self._relative, [25, 50, 75])
+        return float((high - low) / middle)
+
+    @property
+    def _relative(self) -> tuple[float, ...]:
+        references = self.reference_ms or (1.0,) * len(self.batch_ms)
+        return tuple(ms / reference for ms, reference in zip(self.batch_ms, references, strict=True))
 
     def unstable(self, tolerance: float) -> bool:
         return self.failure is None and self.spread > tolerance
 
-    def failed(self, failure: Failure) -> Measurement:
-        """The same measurement without a figure."""
-        return replace(self, samples_ms=(), cpu_share=(), failure=failure)
+
+def usual_reference(measurements: Iterable[Measurement]) -> float | None:
+    """What the reference takes at the device's usual pace: its median over all batches. None where there was no reference."""
+    seen = [ms for m in measurements for ms in m.reference_ms]
+    return float(np.median(seen)) if seen else None
 
 
 @dataclass(frozen=True)

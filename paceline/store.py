@@ -44,6 +44,7 @@ _measurements = sa.Table(
     sa.Column("samples", sa.LargeBinary, nullable=False),
     sa.Column("batches", sa.Text, nullable=False),
     sa.Column("cpu_share", sa.Text, nullable=False),
+    sa.Column("reference", sa.Text, nullable=False),
     sa.Column("failure", sa.Text),
     sa.Column("transient", sa.Boolean, nullable=False),
     sa.Column("context", sa.Text, nullable=False),
@@ -201,6 +202,7 @@ def _row(m: Measurement) -> dict[str, Any]:
         "samples": zlib.compress(samples.tobytes(), 1),
         "batches": json.dumps([len(batch) for batch in m.samples_ms]),
         "cpu_share": json.dumps(m.cpu_share),
+        "reference": json.dumps(m.reference_ms),
         "failure": m.failure.reason if m.failure else None,
         "transient": isinstance(m.failure, TransientFailure),
         "context": json.dumps(dict(m.context)),
@@ -219,6 +221,7 @@ def _measurement(row: Any) -> Measurement:
         bench=row.bench,
         samples_ms=tuple(tuple(batch.tolist()) for batch in np.split(samples, ends)[:-1]),
         cpu_share=tuple(json.loads(row.cpu_share)),
+        reference_ms=tuple(json.loads(row.reference)),
         failure=kind(row.failure) if row.failure is not None else None,
         context=json.loads(row.context),
     )

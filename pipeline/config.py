@@ -38,9 +38,10 @@ class SpaceChoice(_Section):
 
 class Supernet(_Section):
     policy: Literal["strict_fair", "uniform"] = "strict_fair"
-    epochs: int = Field(default=12, ge=0)
+    epochs: int = Field(default=8, ge=0)
     batch: int = Field(default=64, ge=1)
-    lr: float = Field(default=0.05, gt=0)
+    lr: float = Field(default=0.3, gt=0)
+    shared: Literal["mean", "sum"] = "mean"
 
 
 class Search(_Section):
@@ -51,7 +52,7 @@ class Search(_Section):
 class Retrain(_Section):
     epochs: int = Field(default=40, ge=0)
     batch: int = Field(default=64, ge=1)
-    lr: float = Field(default=0.05, gt=0)
+    lr: float = Field(default=0.2, gt=0)
 
 
 class Predictor(_Section):

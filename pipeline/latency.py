@@ -16,7 +16,7 @@ from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
 from paceline.latency_models.mlp import MlpRegressor
 from paceline.latency_models.model import Floats, LatencyModel, Row
 from paceline.latency_models.table import LookupTable
-from paceline.measurement import Progress
+from paceline.measurement import Progress, usual_reference
 from paceline.pipeline.networks import Builder, Network, sample_archs
 from paceline.seeds import Seeds
 from paceline.space_operators import SpaceOperators
@@ -51,6 +51,8 @@ class Predictors:
     table: LookupTable
     accuracies: tuple[Accuracy, ...]
     coverage: float
+    usual_ms: float | None
+    """What the reference takes at the device's usual pace, to which all figures are scaled."""
     test: Test
     rows: int
     failed_rows: tuple[str, ...]
@@ -68,14 +70,15 @@ def fit_predictors(
     specs = builder.operators.distinct()
     with show("measure operators") as progress:
         measurements = collector.operators(specs, progress)
-    rows = rows_of(measurements, [[spec] for spec in specs])
+    usual_ms = usual_reference(measurements)
+    rows = rows_of(measurements, [[spec] for spec in specs], usual_ms)
     archs = sample_archs(space, fit_networks + test_networks, seeds.rng("calibration"))
     fit_archs, test_archs = archs[:fit_networks], archs[fit_networks:]
     if len(test_archs) < 2:
         raise LatencyModelError(f"the space has {space.size} networks, too few for {fit_networks} to fit and some to test")
-    fit, fit_ms = measured_networks(builder, collector, fit_archs, show)
-    test_nets, test_ms = measured_networks(builder, collector, test_archs, show)
-    _, again_ms = measured_networks(builder, collector, test_archs, show, copy=1)
+    fit, fit_ms = measured_networks(builder, collector, fit_archs, usual_ms, show)
+    test_nets, test_ms = measured_networks(builder, collector, test_archs, usual_ms, show)
+    _, again_ms = measured_networks(builder, collector, test_archs, usual_ms, show, copy=1)
     test = Test(tuple(test_nets), test_ms, again_ms)
     rows += [Row(network.operators, float(ms)) for network, ms in zip(fit, fit_ms, strict=True)]
     table = LookupTable(confidence).fit(rows)
@@ -90,6 +93,7 @@ def fit_predictors(
         table=table,
         accuracies=tuple(accuracies),
         coverage=coverage(found.low, found.high, test.measured),
+        usual_ms=usual_ms,
         test=test,
         rows=sum(m.failure is None for m in measurements),
         failed_rows=tuple(f"{m.subject}: {m.failure.reason}" for m in measurements if m.failure),
@@ -113,9 +117,12 @@ def latency_quantile(operators: SpaceOperators, model: LatencyModel, quantile: f
 
 
 def measured_networks(
-    builder: Builder, collector: Collector, archs: Sequence[Arch], show: Show, copy: int = 0
+    builder: Builder, collector: Collector, archs: Sequence[Arch], usual_ms: float | None, show: Show, copy: int = 0
 ) -> tuple[list[Network], Floats]:
-    """The networks with their milliseconds, shape (archs,). Raises LatencyModelError where one could not be measured."""
+    """The networks with their milliseconds at the usual pace, shape (archs,).
+
+    Raises LatencyModelError where one could not be measured.
+    """
     with show("export networks") as progress:
         networks = builder.build(archs, progress, copy)
     with show("measure networks") as progress:
@@ -123,4 +130,4 @@ def measured_networks(
     for m in measurements:
         if m.failure is not None:
             raise LatencyModelError(f"{m.subject} could not be measured: {m.failure.reason}")
-    return networks, np.array([m.ms for m in measurements])
+    return networks, np.array([m.ms_at(usual_ms) for m in measurements])

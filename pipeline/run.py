@@ -6,23 +6,30 @@ nothing.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from paceline import __version__
 from paceline.arch import Arch
 from paceline.devices.local import LocalDevice
 from paceline.errors import LimitError
+from paceline.files import write_atomically
 from paceline.graph import macs_of
 from paceline.latency_models.collect import Collector
 from paceline.latency_models.model import Prediction
-from paceline.measurement import Bench, DeviceInfo
+from paceline.measurement import Artifact, Bench, DeviceInfo
 from paceline.pipeline import spaces, tasks
 from paceline.pipeline.config import Config, Data
 from paceline.pipeline.deploy import Deployed, deploy
@@ -63,6 +70,11 @@ class Outcome:
     deployed: Deployed
     seconds: Mapping[str, float]
 
+    @property
+    def measured_ms(self) -> float:
+        """The exported network on the device, at its usual pace."""
+        return self.deployed.measurement.ms_at(self.predictors.usual_ms)
+
 
 class Run:
     """One run of one Config in one folder. `say` prints a line; `show` makes the progress of a part."""
@@ -70,24 +82,48 @@ class Run:
     def __init__(self, config: Config, folder: Path, store: Store, show: Show, say: Callable[[str], None]) -> None:
         self.config, self.folder, self.store, self.show, self.say = config, folder, store, show, say
         self.seeds = Seeds(config.seed)
-        self.stages: Results = store.results(config.key(), "stages")
+        self.device = LocalDevice()
         self.seconds: dict[str, float] = {}
+
+    @cached_property
+    def task(self) -> Task:
+        """The data. Raises DataError where it can't be read."""
+        return load_task(self.config.data, self.seeds.seed("data"))
+
+    @cached_property
+    def key(self) -> str:
+        """What the results of this run are kept under: settings, version, data and device."""
+        parts = (__version__, self.config.model_dump_json(), self.task.digest(), self.device.info.fingerprint)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary, where this very run has finished already and its files are still there."""
+        summary: dict[str, Any] | None = self._results("summary").get("summary")
+        model = self.folder / "model.tflite"
+        if summary is None or not (self.folder / "report.html").exists() or not model.exists():
+            return None
+        return summary if Artifact(model, model.name).sha256 == summary["model_sha256"] else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Keeps the summary, and drops what was only needed on the way."""
+        write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._results("summary")["summary"] = summary
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def execute(self) -> Outcome:
         """Runs every stage that has not finished yet. Raises the PacelineError of what can't go on."""
         config = self.config
-        with LocalDevice() as device:
+        with self.device as device:
             bench = device.default_bench(config.device.delegate, config.device.threads)
-            with self._stage("data"):
-                task = load_task(config.data, self.seeds.seed("data"))
+            task = self.task
             self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")
             for advice in device.health().advice:
                 self.say(f"warning: {advice}")
             net = self._supernet(task)
-            collector = Collector(device, bench, self.store, self.folder / "operators")
+            collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
             with self._stage("operators"), self.show("trace operators") as progress:
                 operators = space_operators(net, task.example(), progress=progress)
-            builder = Builder(net, operators, task.example(), self.folder / "networks", self.seeds)
+            builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
             with self._stage("measure and fit"):
                 predictors = self._fit(builder, collector)
             limit_ms, origin = self._limit(builder, predictors)
@@ -174,6 +210,7 @@ class Run:
                 epochs=options.epochs,
                 batch=options.batch,
                 lr=options.lr,
+                shared=options.shared,
                 seed=self.seeds.seed("supernet"),
                 checkpoint=self.folder / "checkpoints" / "supernet.pt",
                 progress=progress,
@@ -197,7 +234,7 @@ class Run:
         )
         options = self.config.search
         searcher = Nsga2(space, objectives, population=options.population, seed=self.seeds.seed("search") % 2**31)
-        cache = self.store.results(self.config.key(), f"search {highest!r}")
+        cache = self._results(f"search {highest!r}")
         with self.show("search") as progress:
             return search(searcher, objectives, generations=options.generations, cache=cache, progress=progress)
 
@@ -213,7 +250,7 @@ class Run:
         at_least = math.inf
         for at in range(0, len(ranked), self.config.shortlist):
             archs = [member.arch for member in ranked[at : at + self.config.shortlist]]
-            _, measured = measured_networks(builder, collector, archs, self.show)
+            _, measured = measured_networks(builder, collector, archs, predictors.usual_ms, self.show)
             for arch, ms in zip(archs, measured, strict=True):
                 if ms <= allowed:
                     return arch
@@ -242,14 +279,18 @@ class Run:
             )
         return alone.eval(), accuracy(alone, task, "test")
 
+    def _results(self, step: str) -> Results:
+        return self.store.results(self.key, step)
+
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         """Times a stage. One that had finished before a restart keeps the time it took then."""
+        taken = self._results("seconds")
         start = time.monotonic()
         yield
-        if name not in self.stages:
-            self.stages[name] = round(time.monotonic() - start, 3)
-        self.seconds[name] = self.stages[name]
+        if name not in taken:
+            taken[name] = round(time.monotonic() - start, 3)
+        self.seconds[name] = taken[name]
 
 
 def load_task(data: Data, seed: int) -> Task:

@@ -10,7 +10,7 @@ from typing import Any
 
 from paceline.pipeline.deploy import Deployed
 from paceline.pipeline.plots import Comparison, Point
-from paceline.pipeline.report import ArtifactRow, MergeRow, OperatorRow, Report
+from paceline.pipeline.report import ArtifactRow, MergeRow, OperatorRow, Report, verdict
 from paceline.pipeline.run import Outcome
 from paceline.pipeline.search import front
 
@@ -21,13 +21,16 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run as JSON values; shares and errors are fractions of 1, a figure that does not exist is null."""
     deployed, predicted, info = outcome.deployed, outcome.predicted, outcome.device
     summary = {
+        "verdict": verdict(report_of(outcome)),
         "limit_ms": outcome.limit_ms,
         "limit_origin": outcome.limit_origin,
         "predicted_ms": float(predicted.ms[0]),
         "predicted_low_ms": float(predicted.low[0]),
         "predicted_high_ms": float(predicted.high[0]),
-        "measured_ms": deployed.measurement.ms,
-        "limit_kept": deployed.measurement.ms <= outcome.limit_ms,
+        "measured_ms": outcome.measured_ms,
+        "measured_clock_ms": deployed.measurement.ms,
+        "measured_spread": deployed.measurement.spread,
+        "limit_kept": outcome.measured_ms <= outcome.limit_ms,
         "noise_floor": outcome.predictors.test.noise_floor,
         "accuracy": outcome.accuracy,
         "macs": deployed.graph.macs(),
@@ -108,7 +111,7 @@ def report_of(outcome: Outcome) -> Report:
 
 def _final(outcome: Outcome) -> Comparison:
     p, measurement = outcome.predicted, outcome.deployed.measurement
-    return Comparison("model.tflite", float(p.ms[0]), float(p.low[0]), float(p.high[0]), measurement.ms, measurement.spread)
+    return Comparison("model.tflite", float(p.ms[0]), float(p.low[0]), float(p.high[0]), outcome.measured_ms, measurement.spread)
 
 
 def _point(outcome: Outcome, key: str, values: Mapping[str, float]) -> Point:

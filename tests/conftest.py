@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from paceline.devices.local import LocalDevice
 from paceline.exporters.operator_models import write_operator
@@ -11,6 +12,7 @@ from paceline.measurement import Artifact
 
 from samples import conv
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 pytest.register_assert_rewrite("paceline.devices.testing", "paceline.latency_models.testing", "paceline.pipeline.testing")
 
 

@@ -15,7 +15,15 @@ from paceline.store import Store
 
 BENCH = Bench()
 FOUND = Measurement(
-    "RELU 1x1 -> 1x1", "a" * 64, "device", BENCH.key, ((1.25, 1.5), (1.0, 2.0, 0.1 + 0.2)), (1.0, 0.5), None, {"load": "0.1"}
+    "RELU 1x1 -> 1x1",
+    "a" * 64,
+    "device",
+    BENCH.key,
+    ((1.25, 1.5), (1.0, 2.0, 0.1 + 0.2)),
+    (1.0, 0.5),
+    (0.5, 0.1 + 0.7),
+    None,
+    {"load": "0.1"},
 )
 
 
@@ -32,7 +40,9 @@ def test_a_measurement_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_permanent_failures_are_kept_and_transient_ones_measured_again(tmp_path: Path) -> None:
     with Store(tmp_path / "s.sqlite") as store:
-        store.add([FOUND.failed(Failure("no such operator")), replace(FOUND, artifact="b" * 64).failed(TransientFailure("lost"))])
+        none = replace(FOUND, samples_ms=(), cpu_share=(), reference_ms=())
+        refused = replace(none, failure=Failure("no such operator"))
+        store.add([refused, replace(none, artifact="b" * 64, failure=TransientFailure("lost"))])
         found = store.find(["a" * 64, "b" * 64], "device", BENCH)
         assert found.keys() == {"a" * 64}
         assert found["a" * 64].failure == Failure("no such operator")

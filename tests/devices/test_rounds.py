@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from paceline.devices.rounds import Batch, Drift, measure_rounds
-from paceline.measurement import Artifact, Bench, Failure
+from paceline.devices.rounds import Batch, measure_rounds
+from paceline.measurement import Artifact, Bench, Failure, usual_reference
 
 BENCH = Bench(batches=3, repeats=2, tolerance=0.05)
 
@@ -35,7 +35,7 @@ def artifacts(tmp_path: Path) -> dict[str, Artifact]:
 
 def test_batches_are_interleaved_and_the_reference_frames_every_round(artifacts: dict[str, Artifact]) -> None:
     script = Script({"a": [1.0], "b": [2.0], "ref": [1.0]})
-    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", artifacts["ref"], Drift(), {})
+    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", artifacts["ref"], {})
     assert script.calls == ["ref", "a", "b", "ref"] * 3
     assert (a.ms, b.ms, a.device, a.artifact) == (1.0, 2.0, "dev", artifacts["a"].sha256)
     assert not a.unstable(BENCH.tolerance)
@@ -43,31 +43,49 @@ def test_batches_are_interleaved_and_the_reference_frames_every_round(artifacts:
 
 def test_what_disagrees_is_measured_again_and_then_marked(artifacts: dict[str, Artifact]) -> None:
     script = Script({"a": [1.0, 2.0, 1.0, 2.0, 1.0, 2.0], "b": [2.0]})
-    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", None, Drift(), {})
+    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", None, {})
     assert script.calls.count("a") == BENCH.batches + BENCH.repeats
     assert script.calls.count("b") == BENCH.batches
     assert a.unstable(BENCH.tolerance)
     assert not b.unstable(BENCH.tolerance)
 
 
-def test_a_round_in_which_the_reference_is_slow_does_not_count(artifacts: dict[str, Artifact]) -> None:
-    """The second round runs at half speed, as the reference shows: its batches are replaced."""
-    script = Script({"a": [1.0, 2.0, 1.0], "ref": [1.0, 1.0, 2.0, 2.0, 1.0]})
-    (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], Drift(), {"load": "0"})
-    assert a.batch_ms == (1.0, 1.0, 1.0)
+def test_a_round_in_which_the_pace_changes_does_not_count(artifacts: dict[str, Artifact]) -> None:
+    """In the second round the device falls to half its speed: that round is replaced."""
+    script = Script({"a": [1.0, 1.7, 2.0, 2.0], "ref": [1.0, 1.0, 1.0, 2.0, 2.0]})
+    (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], {"load": "0"})
+    assert a.batch_ms == (1.0, 2.0, 2.0)
     assert a.context == {"load": "0", "restless_rounds": "1"}
 
 
+def test_the_figure_is_scaled_to_the_usual_pace(artifacts: dict[str, Artifact]) -> None:
+    """A device that runs at half its speed from the second round on measures the same, drift is no instability."""
+    script = Script({"a": [1.0, 2.0, 2.0], "ref": [1.0, 1.0, 2.0, 2.0, 2.0, 2.0]})
+    (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], {})
+    assert a.reference_ms == (1.0, 2.0, 2.0)
+    assert (a.ms, a.ms_at(1.0), a.ms_at(2.0), a.ms_at(None)) == (2.0, 1.0, 2.0, 2.0)
+    assert a.spread == 0.0
+    assert usual_reference([a]) == 2.0
+    (alone,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", None, {})
+    assert (alone.ms_at(1.0), usual_reference([alone])) == (2.0, None)
+
+
+def test_the_pace_is_followed_through_a_round(artifacts: dict[str, Artifact]) -> None:
+    script = Script({"a": [1.0], "b": [1.0], "ref": [1.00, 1.04]})
+    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], Bench(batches=1), "dev", artifacts["ref"], {})
+    assert (a.reference_ms, b.reference_ms) == (pytest.approx((1.01,)), pytest.approx((1.03,)))
+
+
 def test_restless_batches_are_better_than_none(artifacts: dict[str, Artifact]) -> None:
-    script = Script({"a": [1.0, 1.5], "ref": [1.0, 1.0, *[2.0, 4.0, 8.0, 16.0, 32.0, 64.0] * 3]})
-    (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], Drift(), {})
+    script = Script({"a": [1.0], "ref": [1.0, 2.0, 1.0, 4.0, 1.0, 8.0, 1.0, 16.0, 1.0, 32.0]})
+    (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], {})
     assert len(a.samples_ms) == BENCH.batches
     assert a.unstable(BENCH.tolerance)
 
 
 def test_a_failure_ends_that_artifact_only(artifacts: dict[str, Artifact]) -> None:
     script = Script({"a": [1.0, Failure("gone")], "b": [2.0]})
-    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", None, Drift(), {})
+    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", None, {})
     assert (a.failure, a.samples_ms) == (Failure("gone"), ())
     assert a.ms != a.ms
     assert b.failure is None

@@ -23,8 +23,6 @@ from paceline.exporters.algebra import (
     to_conv,
 )
 
-torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-
 EXACT = 1e-13
 
 
