@@ -25,7 +25,9 @@ from paceline.store import Store
 def operators(count: int) -> list[OpSpec]:
     """Different operators of mobile networks: pointwise and depthwise convolutions, additions, pools; weights below 1 MB."""
     found: dict[OpSpec, None] = {}
-    for size, c, k in itertools.product((28, 14, 7, 56, 21, 10, 16), (16, 24, 40, 48, 72, 80, 96, 120, 144, 192, 240), (3, 5, 7)):
+    for size, c, k in itertools.product(
+        (7, 8, 10, 14, 16, 20, 28, 32, 56), (16, 24, 40, 48, 72, 80, 96, 120, 144, 192, 240), (3, 5, 7)
+    ):
         image = TensorSpec((1, size, size, c))
         same = attrs(stride=(1, 1), dilation=(1, 1), padding="SAME", activation="RELU6")
         bias, wide = TensorSpec((c,)), min(4 * c, 480)
@@ -33,9 +35,14 @@ def operators(count: int) -> list[OpSpec]:
         expand = (image, TensorSpec((wide, 1, 1, c)), TensorSpec((wide,)))
         found[OpSpec("DEPTHWISE_CONV_2D", depthwise, (image,), same, (1, 2))] = None
         found[OpSpec("CONV_2D", expand, (TensorSpec((1, size, size, wide)),), same, (1, 2))] = None
+        project = (TensorSpec((1, size, size, wide)), TensorSpec((c, 1, 1, wide)), bias)
+        found[OpSpec("CONV_2D", project, (image,), same, (1, 2))] = None
         found[OpSpec("ADD", (image, image), (image,), attrs(activation="NONE"))] = None
         found[OpSpec("MEAN", (image,), (TensorSpec((1, 1, 1, c)),), attrs(axes=(1, 2), keep_dims=True))] = None
-    return list(found)[:count]
+    if count > len(found):
+        raise SystemExit(f"there are {len(found)} operators here, not {count}")
+    every = list(found)
+    return [every[i] for i in np.linspace(0, len(every) - 1, count).round().astype(int)]
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ import numpy as np
 
 from paceline.measurement import Artifact, Bench, Failure, Measurement
 
+_FEWEST = 3
+"""Batches, where they agree to within `Bench.agreement`."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -57,8 +60,8 @@ def measure_rounds(
 ) -> list[Measurement]:
     """One Measurement per artifact. `device` is a fingerprint; `context` is kept with every measurement.
 
-    Every artifact gets `bench.batches` batches; up to `bench.repeats` more rounds replace those in which the reference changed by
-    more than `bench.tolerance`, and go to artifacts whose batches disagree by more than that.
+    Every artifact gets `bench.batches` batches, three where they agree; up to `bench.repeats` more rounds replace those in
+    which the reference changed by more than `bench.tolerance`, and go to artifacts whose batches disagree by more than that.
     """
     kept: list[list[_Paced]] = [[] for _ in artifacts]
     spare: list[list[_Paced]] = [[] for _ in artifacts]
@@ -90,9 +93,12 @@ def measure_rounds(
 
 
 def _settled(batches: list[_Paced], bench: Bench) -> bool:
-    if len(batches) < bench.batches:
+    figures = [b.relative for b in batches]
+    if len(figures) >= _FEWEST and max(figures) - min(figures) <= bench.agreement * min(figures):
+        return True
+    if len(figures) < bench.batches:
         return False
-    low, middle, high = np.percentile([b.relative for b in batches], [25, 50, 75])
+    low, middle, high = np.percentile(figures, [25, 50, 75])
     return bool(high - low <= bench.tolerance * middle)
 
 

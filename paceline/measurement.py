@@ -31,8 +31,8 @@ class Bench:
     """How to measure. All of it is part of a measurement's key.
 
     One figure comes from `batches` batches of at least `min_invokes` invokes and `batch_ms` milliseconds each, every batch
-    after `warmup_ms` of its own, the batches of different artifacts interleaved. It is unstable when the batches disagree by more
-    than `tolerance` (relative) after `repeats` more rounds.
+    after `warmup_ms` of its own, the batches of different artifacts interleaved; three batches are enough where all of them lie
+    within `agreement` (relative). It is unstable when the batches disagree by more than `tolerance` after `repeats` more rounds.
     """
 
     runtime: str = "litert"
@@ -42,8 +42,9 @@ class Bench:
     affinity: tuple[int, ...] = ()
     batches: int = 5
     min_invokes: int = 50
-    batch_ms: float = 10.0
-    warmup_ms: float = 4.0
+    batch_ms: float = 8.0
+    warmup_ms: float = 2.0
+    agreement: float = 0.01
     tolerance: float = 0.05
     repeats: int = 2
     timeout_s: float = 60.0

@@ -83,6 +83,13 @@ def test_restless_batches_are_better_than_none(artifacts: dict[str, Artifact]) -
     assert a.unstable(BENCH.tolerance)
 
 
+def test_three_batches_that_agree_are_enough(artifacts: dict[str, Artifact]) -> None:
+    script = Script({"a": [1.0, 1.009, 1.0], "b": [1.0, 1.02, 1.0]})
+    bench = Bench(batches=5, agreement=0.01)
+    a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], bench, "dev", None, {})
+    assert (len(a.samples_ms), len(b.samples_ms)) == (3, 5)
+
+
 def test_a_failure_ends_that_artifact_only(artifacts: dict[str, Artifact]) -> None:
     script = Script({"a": [1.0, Failure("gone")], "b": [2.0]})
     a, b = measure_rounds(script, [artifacts["a"], artifacts["b"]], BENCH, "dev", None, {})
