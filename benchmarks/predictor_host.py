@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from paceline.devices.local import LocalDevice
-from paceline.latency_models.collect import Collector, rows_of
+from paceline.latency_models.collect import Collector, Pace, rows_of
 from paceline.latency_models.linear import LinearModel, MacsModel
 from paceline.latency_models.metrics import accuracy_of, coverage
 from paceline.latency_models.mlp import MlpRegressor
@@ -63,7 +63,6 @@ def main() -> None:
     rows: list[Row] = []
     operators_measured: set[str] = set()
     tests, measured, again = [], [], []
-    usual_ms: float | None = None
     with tempfile.TemporaryDirectory() as place, LocalDevice() as device, Store(Path(place) / "store.sqlite") as store:
         collector = Collector(device, device.default_bench(options.delegate), store, Path(place) / "operators")
         for size in options.sizes:
@@ -73,20 +72,21 @@ def main() -> None:
             with progress(f"trace {size} px") as shown:
                 builder = Builder(net, space_operators(net, example, progress=shown), example, Path(place) / str(size), seeds)
             specs = builder.operators.distinct()
-            specs = builder.operators.distinct()
             with measuring, progress(f"measure {size} px") as shown:
                 found = collector.operators(specs, shown)
-            usual_ms = usual_ms or usual_reference(found)
-            rows += rows_of(found, [[spec] for spec in specs], usual_ms)
+            rows += rows_of(found, [[spec] for spec in specs], usual_reference(found))
             operators_measured |= {m.artifact for m in found}
             archs = sample_archs(builder.operators.space, options.fit + options.test, seeds.rng("archs"))
-            builder.build(archs)  # here, so that only measuring is timed below
+            every = builder.build(archs)  # here, so that only measuring is timed below
             builder.build(archs[options.fit :], copy=1)
+            reference = builder.build(sample_archs(builder.operators.space, 1, seeds.rng("reference")))[0].artifact
             with measuring:
-                fit, fit_ms = measured_networks(builder, collector, archs[: options.fit], usual_ms, progress)
-                test, test_ms = measured_networks(builder, collector, archs[options.fit :], usual_ms, progress)
-                _, again_ms = measured_networks(builder, collector, archs[options.fit :], usual_ms, progress, copy=1)
-            rows += [Row(n.operators, float(ms)) for n, ms in zip(fit, fit_ms, strict=True)]
+                with progress("measure networks") as shown:
+                    fit = collector.measure([n.artifact for n in every[: options.fit]], reference, shown)
+                pace = Pace(reference, usual_reference(fit))
+                test, test_ms = measured_networks(builder, collector, archs[options.fit :], pace, progress)
+                _, again_ms = measured_networks(builder, collector, archs[options.fit :], pace, progress, copy=1)
+            rows += rows_of(fit, [n.operators for n in every[: options.fit]], pace.usual_ms)
             tests += [n.operators for n in test]
             measured.append(test_ms)
             again.append(again_ms)

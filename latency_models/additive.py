@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
 from paceline.latency_models.calibration import calibrate
-from paceline.latency_models.model import Floats, LatencyModel, Network, Prediction, Row, whole
-from paceline.space_operators import SpaceOperators
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
+from paceline.latency_models.model import Floats, Network, Prediction, Row, whole
 
 Terms = Callable[[Sequence[OpSpec]], Floats]
 """What the latency of a network is linear in: shape (operators, terms), summed over the operators."""
@@ -75,21 +67,3 @@ def cost_terms(cost: Terms) -> Terms:
 
 COST_PRIOR = (1.0, 0.0, 0.0, 0.0, 0.0)
 """The plain sum of costs, for `cost_terms`."""
-
-
-def expected_ms(model: LatencyModel, operators: SpaceOperators, path: Mapping[str, Tensor]) -> Tensor:
-    """The latency of a relaxed path, differentiable: every option's milliseconds times its weight.
-
-    `path` holds one weight per option of every choice; a hard path gives `predict`'s figure. Source: ProxylessNAS
-    (arXiv 1812.00332, section 3.3), E[T] = sum of p_k F(op_k).
-    """
-    import torch
-
-    fixed = model.base_ms + float(model.operator_ms(operators.fixed).sum())
-    total = torch.tensor(fixed, dtype=torch.float64)
-    for choice in operators.space.choices:
-        if choice.name not in path:
-            raise LatencyModelError(f"the path has no weights for choice {choice.name!r}")
-        costs = [float(model.operator_ms(operators.options[choice.name, option]).sum()) for option in choice.options]
-        total = total + (path[choice.name].double() * torch.tensor(costs, dtype=torch.float64)).sum()
-    return total

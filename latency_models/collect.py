@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.devices.device import Device
-from paceline.errors import LatencyModelError
+from paceline.errors import LatencyModelError, StoreError
 from paceline.exporters.operator_models import write_operator
 from paceline.graph import OpSpec, TensorSpec, attrs
 from paceline.latency_models.model import Row
-from paceline.measurement import Artifact, Bench, Measurement, Progress, silent
+from paceline.measurement import Artifact, Bench, Measurement, Progress, TransientFailure, silent
 from paceline.store import Store
 
 GROUP = 16
 """How many artifacts are measured interleaved; after each group the store has them."""
+
+TRIES = 3
+"""How often an artifact is measured whose failure was transient, a crashed worker for example."""
 
 REFERENCE = OpSpec(
     "CONV_2D",
@@ -24,7 +27,18 @@ REFERENCE = OpSpec(
     attrs(stride=(1, 1), dilation=(1, 1), padding="SAME", activation="NONE"),
     (1, 2),
 )
-"""The operator that is measured all along, to see the device drift."""
+"""The operator that is measured all along with other operators, to see the device drift."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What tells how fast the device runs at the moment: `reference`, which usually takes `usual_ms` (None: not known).
+
+    Networks need one that is a network: what slows a memory bus down does not slow a small operator.
+    """
+
+    reference: Artifact
+    usual_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Collector:
     store: Store
     folder: Path
 
-    def measure(self, artifacts: Sequence[Artifact], progress: Progress = silent) -> list[Measurement]:
+    def measure(self, artifacts: Sequence[Artifact], reference: Artifact, progress: Progress = silent) -> list[Measurement]:
         """A Measurement for each artifact, from the store where it is known. Failures are among them."""
         known = self.store.find([a.sha256 for a in artifacts], self.device.info.fingerprint, self.bench)
         todo = list({a.sha256: a for a in artifacts if a.sha256 not in known}.values())
@@ -44,21 +58,33 @@ class Collector:
         progress(done, len(artifacts), "from the store" if not todo else "")
         if todo:
             self.store.add_device(self.device.info)
-        reference = write_operator(REFERENCE, self._made_folder())
         for at in range(0, len(todo), GROUP):
-            found = self.device.measure(todo[at : at + GROUP], self.bench, reference)
-            self.store.add(found)
-            known |= {m.artifact: m for m in found}
+            found = self._measured(todo[at : at + GROUP], reference)
+            self.store.add(list(found.values()))
+            known |= found
             progress(min(done + at + GROUP, len(artifacts)), len(artifacts))
         return [known[a.sha256] for a in artifacts]
+
+    def _measured(self, artifacts: Sequence[Artifact], reference: Artifact) -> dict[str, Measurement]:
+        """By artifact. What failed only this time is tried again."""
+        found: dict[str, Measurement] = {}
+        for _ in range(TRIES):
+            todo = [a for a in artifacts if a.sha256 not in found or isinstance(found[a.sha256].failure, TransientFailure)]
+            if not todo:
+                break
+            found |= {m.artifact: m for m in self.device.measure(todo, self.bench, reference)}
+        return found
 
     def operators(self, specs: Sequence[OpSpec], progress: Progress = silent) -> list[Measurement]:
         """A Measurement for each operator, as a model of its own."""
         folder = self._made_folder()
-        return self.measure([write_operator(spec, folder) for spec in specs], progress)
+        return self.measure([write_operator(spec, folder) for spec in specs], write_operator(REFERENCE, folder), progress)
 
     def _made_folder(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise StoreError(f"can't make the folder {self.folder}: {e.strerror}. Choose another one.") from e
         return self.folder
 
 

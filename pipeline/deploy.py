@@ -16,7 +16,7 @@ from paceline.exporters.merge import Merge, check_merge, merged
 from paceline.exporters.parity import Parity
 from paceline.exporters.torch_graph import graph_of
 from paceline.graph import Graph, OpSpec
-from paceline.latency_models.collect import Collector
+from paceline.latency_models.collect import Collector, Pace
 from paceline.measurement import Artifact, Measurement, OpTime
 
 _PARITY_INPUTS = 3
@@ -40,7 +40,9 @@ class Deployed:
         return tuple(self.graph.operators())
 
 
-def deploy(network: nn.Module, example: Tensor, folder: Path, collector: Collector, rng: np.random.Generator) -> Deployed:
+def deploy(
+    network: nn.Module, example: Tensor, folder: Path, collector: Collector, pace: Pace, rng: np.random.Generator
+) -> Deployed:
     """Merges, writes `model.tflite` and `model.onnx` into `folder`, proves both, measures the first.
 
     Raises MergeError or ParityError where a step changes what the network computes, DeviceError where it can't be measured.
@@ -56,7 +58,7 @@ def deploy(network: nn.Module, example: Tensor, folder: Path, collector: Collect
     open_model = Artifact(folder / "model.onnx", "model.onnx", "onnx")
     tflite_parity = _worst([parity.check(network, (x,), model) for x in inputs])
     onnx_parity = _worst([parity.check(network, (x,), open_model) for x in inputs])
-    measurement = collector.measure([model])[0]
+    measurement = collector.measure([model], pace.reference)[0]
     if measurement.failure is not None:
         raise DeviceError(f"{model.path} can't be measured on {collector.device.info.name!r}: {measurement.failure.reason}")
     profile = tuple(collector.device.profile(model, collector.bench))

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from paceline.arch import Arch
-from paceline.errors import LatencyModelError
-from paceline.latency_models.collect import Collector, rows_of
+from paceline.errors import DeviceError, LatencyModelError
+from paceline.latency_models.collect import Collector, Pace, rows_of
 from paceline.latency_models.linear import LinearModel, MacsModel
 from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
 from paceline.latency_models.mlp import MlpRegressor
-from paceline.latency_models.model import Floats, LatencyModel, Row
+from paceline.latency_models.model import Floats, LatencyModel
 from paceline.latency_models.table import LookupTable
-from paceline.measurement import Progress, usual_reference
+from paceline.measurement import Artifact, Measurement, Progress, usual_reference
 from paceline.pipeline.networks import Builder, Network, sample_archs
 from paceline.seeds import Seeds
-from paceline.space_operators import SpaceOperators
 
 Show = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a named part of the work."""
@@ -51,11 +50,10 @@ class Predictors:
     table: LookupTable
     accuracies: tuple[Accuracy, ...]
     coverage: float
-    usual_ms: float | None
-    """What the reference takes at the device's usual pace, to which all figures are scaled."""
+    pace: Pace
+    """To which all figures of networks are scaled."""
     test: Test
     rows: int
-    failed_rows: tuple[str, ...]
     unstable_rows: int
 
 
@@ -70,64 +68,63 @@ def fit_predictors(
     specs = builder.operators.distinct()
     with show("measure operators") as progress:
         measurements = collector.operators(specs, progress)
-    usual_ms = usual_reference(measurements)
-    rows = rows_of(measurements, [[spec] for spec in specs], usual_ms)
+    failed = [m for m in measurements if m.failure is not None]
+    if failed:
+        assert failed[0].failure is not None
+        raise DeviceError(
+            f"{len(failed)} of {len(specs)} operators can't be measured on {collector.device.info.name!r}, the first: "
+            f"{failed[0].subject}: {failed[0].failure.reason}. Try again, or use another delegate or space."
+        )
+    rows = rows_of(measurements, [[spec] for spec in specs], usual_reference(measurements))
     archs = sample_archs(space, fit_networks + test_networks, seeds.rng("calibration"))
     fit_archs, test_archs = archs[:fit_networks], archs[fit_networks:]
     if len(test_archs) < 2:
         raise LatencyModelError(f"the space has {space.size} networks, too few for {fit_networks} to fit and some to test")
-    fit, fit_ms = measured_networks(builder, collector, fit_archs, usual_ms, show)
-    test_nets, test_ms = measured_networks(builder, collector, test_archs, usual_ms, show)
-    _, again_ms = measured_networks(builder, collector, test_archs, usual_ms, show, copy=1)
+    reference = builder.build(sample_archs(space, 1, seeds.rng("reference")))[0].artifact
+    fit, found = _measured(builder, collector, fit_archs, reference, show)
+    pace = Pace(reference, usual_reference(found))
+    rows += rows_of(found, [network.operators for network in fit], pace.usual_ms)
+    test_nets, test_ms = measured_networks(builder, collector, test_archs, pace, show)
+    _, again_ms = measured_networks(builder, collector, test_archs, pace, show, copy=1)
     test = Test(tuple(test_nets), test_ms, again_ms)
-    rows += [Row(network.operators, float(ms)) for network, ms in zip(fit, fit_ms, strict=True)]
     table = LookupTable(confidence).fit(rows)
     models: list[LatencyModel] = [table, MlpRegressor(seeds.seed("mlp") % 2**31), LinearModel(), MacsModel()]
     networks = [network.operators for network in test.networks]
     accuracies = [accuracy_of("noise floor", test.again, test.measured)]
     for model in models:
-        predicted = (model if model is table else model.fit(rows)).predict(networks)
-        accuracies.append(accuracy_of(model.name, predicted.ms, test.measured))
-    found = table.predict(networks)
+        fitted = model if model is table else model.fit(rows)
+        accuracies.append(accuracy_of(model.name, fitted.predict(networks).ms, test.measured))
+    predicted = table.predict(networks)
     return Predictors(
         table=table,
         accuracies=tuple(accuracies),
-        coverage=coverage(found.low, found.high, test.measured),
-        usual_ms=usual_ms,
+        coverage=coverage(predicted.low, predicted.high, test.measured),
+        pace=pace,
         test=test,
-        rows=sum(m.failure is None for m in measurements),
-        failed_rows=tuple(f"{m.subject}: {m.failure.reason}" for m in measurements if m.failure),
+        rows=len(measurements),
         unstable_rows=sum(m.unstable(collector.bench.tolerance) for m in measurements),
     )
 
 
-def fastest(operators: SpaceOperators, model: LatencyModel) -> Arch:
-    """The architecture that the model predicts to be the fastest of the whole space (of exactly one option per choice)."""
-    picks = []
-    for choice in operators.space.choices:
-        costs = {option: float(model.operator_ms(operators.options[choice.name, option]).sum()) for option in choice.options}
-        picks.append((choice.name, (min(costs, key=lambda option: costs[option]),)))
-    return Arch(tuple(picks))
-
-
-def latency_quantile(operators: SpaceOperators, model: LatencyModel, quantile: float, rng: np.random.Generator) -> float:
-    """The predicted milliseconds that a share `quantile` of 1000 random networks of the space keeps."""
-    archs = [operators.space.sample(rng) for _ in range(1000)]
-    return float(np.quantile(model.predict([operators.of(arch) for arch in archs]).ms, quantile))
-
-
 def measured_networks(
-    builder: Builder, collector: Collector, archs: Sequence[Arch], usual_ms: float | None, show: Show, copy: int = 0
+    builder: Builder, collector: Collector, archs: Sequence[Arch], pace: Pace, show: Show, copy: int = 0
 ) -> tuple[list[Network], Floats]:
     """The networks with their milliseconds at the usual pace, shape (archs,).
 
     Raises LatencyModelError where one could not be measured.
     """
+    networks, found = _measured(builder, collector, archs, pace.reference, show, copy)
+    return networks, np.array([m.ms_at(pace.usual_ms) for m in found])
+
+
+def _measured(
+    builder: Builder, collector: Collector, archs: Sequence[Arch], reference: Artifact, show: Show, copy: int = 0
+) -> tuple[list[Network], list[Measurement]]:
     with show("export networks") as progress:
         networks = builder.build(archs, progress, copy)
     with show("measure networks") as progress:
-        measurements = collector.measure([n.artifact for n in networks], progress)
-    for m in measurements:
+        found = collector.measure([n.artifact for n in networks], reference, progress)
+    for m in found:
         if m.failure is not None:
             raise LatencyModelError(f"{m.subject} could not be measured: {m.failure.reason}")
-    return networks, np.array([m.ms_at(usual_ms) for m in measurements])
+    return networks, found

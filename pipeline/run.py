@@ -29,17 +29,18 @@ from paceline.files import write_atomically
 from paceline.graph import macs_of
 from paceline.latency_models.collect import Collector
 from paceline.latency_models.model import Prediction
+from paceline.latency_models.space_latency import SpaceLatency
 from paceline.measurement import Artifact, Bench, DeviceInfo
 from paceline.pipeline import spaces, tasks
 from paceline.pipeline.config import Config, Data
 from paceline.pipeline.deploy import Deployed, deploy
-from paceline.pipeline.latency import Predictors, Show, fastest, fit_predictors, latency_quantile, measured_networks
+from paceline.pipeline.latency import Predictors, Show, fit_predictors, measured_networks
 from paceline.pipeline.networks import Builder
 from paceline.pipeline.objectives import Objective
 from paceline.pipeline.operators import space_operators
 from paceline.pipeline.ops import initialise
 from paceline.pipeline.search import Archive, Nsga2, search
-from paceline.pipeline.supernet import StrictFair, Uniform, derive, hard, path, recalibrate, space_of, train_supernet
+from paceline.pipeline.supernet import StrictFair, Uniform, derive, hard, path, recalibrate, train_supernet
 from paceline.pipeline.tasks import Task
 from paceline.pipeline.training import accuracy, train
 from paceline.seeds import Seeds
@@ -73,7 +74,7 @@ class Outcome:
     @property
     def measured_ms(self) -> float:
         """The exported network on the device, at its usual pace."""
-        return self.deployed.measurement.ms_at(self.predictors.usual_ms)
+        return self.deployed.measurement.ms_at(self.predictors.pace.usual_ms)
 
 
 class Run:
@@ -126,17 +127,18 @@ class Run:
             builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
             with self._stage("measure and fit"):
                 predictors = self._fit(builder, collector)
-            limit_ms, origin = self._limit(builder, predictors)
+            latency = SpaceLatency(predictors.table, operators)
+            limit_ms, origin = self._limit(latency)
             with self._stage("train supernet"):
                 self._train_supernet(net, task)
             with self._stage("search"):
-                archive = self._search(net, task, builder, predictors, limit_ms)
+                archive = self._search(net, task, latency, predictors, limit_ms)
             with self._stage("shortlist"):
                 chosen = self._shortlist(archive, builder, collector, predictors, limit_ms)
             with self._stage("retrain"):
                 trained, test_accuracy = self._retrain(net, chosen, task)
             with self._stage("deploy"):
-                deployed = deploy(trained, task.example(), self.folder, collector, self.seeds.rng("parity"))
+                deployed = deploy(trained, task.example(), self.folder, collector, predictors.pace, self.seeds.rng("parity"))
             predicted = predictors.table.predict([deployed.operators])
             return Outcome(
                 config,
@@ -176,21 +178,16 @@ class Run:
             f"latency model: {predictors.rows} operators, error {best.mape:.1%} on {best.n} networks it has not seen, "
             f"noise floor {predictors.test.noise_floor:.1%}"
         )
-        if predictors.failed_rows:
-            self.say(
-                f"warning: {len(predictors.failed_rows)} operators could not be measured, the first: {predictors.failed_rows[0]}"
-            )
         return predictors
 
-    def _limit(self, builder: Builder, predictors: Predictors) -> tuple[float, str]:
+    def _limit(self, latency: SpaceLatency) -> tuple[float, str]:
         """The limit in milliseconds, and where it comes from. Raises LimitError where no network of the space keeps it."""
-        config, table = self.config, predictors.table
+        config = self.config
         limit, origin = config.limit_ms, "given"
         if limit is None:
-            rng = self.seeds.rng("limit")
-            limit = latency_quantile(builder.operators, table, config.limit_quantile, rng)
+            limit = latency.quantile(config.limit_quantile, self.seeds.rng("limit"))
             origin = f"the {config.limit_quantile:.0%} quantile of the space's latencies"
-        best = table.predict([builder.operators.of(fastest(builder.operators, table))])
+        best = latency.predict([latency.fastest()])
         if best.high[0] > limit:
             raise LimitError(
                 f"no network of {config.space.name!r} keeps {limit:g} ms on this device: the fastest possible is predicted "
@@ -216,9 +213,9 @@ class Run:
                 progress=progress,
             )
 
-    def _search(self, net: nn.Module, task: Task, builder: Builder, predictors: Predictors, limit_ms: float) -> Archive:
+    def _search(self, net: nn.Module, task: Task, latency: SpaceLatency, predictors: Predictors, limit_ms: float) -> Archive:
         """NSGA-II: accuracy up, latency down, the upper end of the predicted interval within the limit."""
-        space, operators, table = space_of(net), builder.operators, predictors.table
+        space = latency.operators.space
         seed = self.seeds.seed("recalibration")
         batches = list(itertools.islice(task.batches("train", _CALIBRATION_BATCH, seed=seed), _CALIBRATION_BATCHES))
 
@@ -227,10 +224,10 @@ class Run:
                 recalibrate(net, batches)
                 return accuracy(net, task, "val")
 
-        highest = limit_ms / (1 + table.margins[1])
+        highest = limit_ms / (1 + predictors.table.margins[1])
         objectives = (
             Objective("accuracy", supernet_accuracy, "max"),
-            Objective("latency_ms", lambda a: float(table.predict([operators.of(a)]).ms[0]), at_most=highest, cheap=True),
+            Objective("latency_ms", lambda a: float(latency.predict([a]).ms[0]), at_most=highest, cheap=True),
         )
         options = self.config.search
         searcher = Nsga2(space, objectives, population=options.population, seed=self.seeds.seed("search") % 2**31)
@@ -250,7 +247,7 @@ class Run:
         at_least = math.inf
         for at in range(0, len(ranked), self.config.shortlist):
             archs = [member.arch for member in ranked[at : at + self.config.shortlist]]
-            _, measured = measured_networks(builder, collector, archs, predictors.usual_ms, self.show)
+            _, measured = measured_networks(builder, collector, archs, predictors.pace, self.show)
             for arch, ms in zip(archs, measured, strict=True):
                 if ms <= allowed:
                     return arch

@@ -41,7 +41,6 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "merged_branches": sum(len(merge.branches) for merge in deployed.merges if len(merge.branches) > 1),
         "table_rows": outcome.predictors.rows,
         "table_rows_unstable": outcome.predictors.unstable_rows,
-        "table_rows_failed": list(outcome.predictors.failed_rows),
         "predictor": [asdict(accuracy) for accuracy in outcome.predictors.accuracies],
         "interval_coverage": outcome.predictors.coverage,
         "evaluated": len(outcome.archive.members),
@@ -132,8 +131,6 @@ def _operator_rows(outcome: Outcome, deployed: Deployed) -> tuple[OperatorRow, .
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     notes = []
     predictors, deployed = outcome.predictors, outcome.deployed
-    if predictors.failed_rows:
-        notes.append(f"{len(predictors.failed_rows)} operators could not be measured; the first: {predictors.failed_rows[0]}.")
     if predictors.unstable_rows:
         notes.append(
             f"{predictors.unstable_rows} of {predictors.rows} operator rows stayed unstable (batches disagree by more than 5 %)."

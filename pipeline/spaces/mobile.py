@@ -41,12 +41,13 @@ def mobile(
     squeeze: Sequence[bool] = (False, True),
     skip: bool = True,
     rep: bool = True,
+    rep_stem: bool = False,
 ) -> nn.Module:
     """A supernet: stem convolution, one `Mixed` a layer, 1x1 head, global average, dropout, classifier.
 
     Images (N, in_channels, image_size, image_size) -> logits (N, classes). Options of a layer are "k3e6", "k5e3_se", …
     (MBConv with that kernel and expansion, with squeeze-excite), "rep3" (RepConv) and, where shapes agree, "skip".
-    `separable` puts a fixed depthwise separable block of that width behind the stem. `seed` makes the
+    `separable` puts a fixed depthwise separable block of that width behind the stem, `rep_stem` makes the stem a RepConv. `seed` makes the
     weights; the MBConv options of a layer start aligned (`paceline.pipeline.ops.align`).
 
     Raises SpaceError where the image is smaller than the product of all strides, or where a layer has no option.
@@ -74,7 +75,8 @@ def mobile(
         return found
 
     with torch.random.fork_rng(devices=[]):  # constructors draw from the global generator; `initialise` draws the real weights
-        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=ConvBNAct(in_channels, stem, 3, stem_stride))
+        first = RepConv(in_channels, stem, stem_stride) if rep_stem else ConvBNAct(in_channels, stem, 3, stem_stride)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=first)
         width = stem
         if separable is not None:
             parts["separable"] = MBConv(width, separable, 3, 1, expansion=1)
@@ -97,9 +99,9 @@ def mobile(
 
 
 def mobile_small(in_channels: int, classes: int, image_size: int = 32, *, seed: int) -> nn.Module:
-    """Seven searchable layers for images of about 32x32: at most 9 M multiply-accumulates there."""
+    """Seven searchable layers behind a re-parameterisable stem, for images of about 32x32: at most 9 M MACs there."""
     stages = (Stage(24, 2, 2), Stage(40, 3, 1), Stage(64, 2, 2))
-    return mobile(in_channels, classes, image_size, seed=seed, stages=stages, stem=16, head=128)
+    return mobile(in_channels, classes, image_size, seed=seed, stages=stages, stem=16, rep_stem=True, head=128)
 
 
 def mobile_imagenet(

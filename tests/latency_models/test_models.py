@@ -9,12 +9,12 @@ import torch
 from paceline.arch import Choice, Space
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
-from paceline.latency_models.additive import expected_ms
 from paceline.latency_models.calibration import calibrate
 from paceline.latency_models.linear import LinearModel, MacsModel
 from paceline.latency_models.metrics import accuracy_of, coverage
 from paceline.latency_models.mlp import MlpRegressor
 from paceline.latency_models.model import Row
+from paceline.latency_models.space_latency import SpaceLatency
 from paceline.latency_models.table import LookupTable
 from paceline.latency_models.testing import LatencyModelTestSuite, truth
 from paceline.space_operators import SpaceOperators
@@ -122,22 +122,39 @@ def test_expected_ms_is_differentiable_and_agrees_with_predict() -> None:
     table = LookupTable().fit(rows())
     space = Space((Choice("a", ("x", "y")), Choice("b", ("x", "skip"))))
     options = {("a", "x"): (SPECS[0], SPECS[1]), ("a", "y"): (SPECS[2],), ("b", "x"): (SPECS[3],), ("b", "skip"): ()}
-    operators = SpaceOperators(space, (SPECS[4],), options)
+    latency = SpaceLatency(table, SpaceOperators(space, (SPECS[4],), options))
     rng = np.random.default_rng(0)
     for _ in range(4):
         arch = space.sample(rng)
         weights = torch.from_numpy(space.encode(arch))
         path = {c.name: weights[part].requires_grad_() for c, part in space.slices()}
-        expected = expected_ms(table, operators, path)
-        assert expected.item() == pytest.approx(table.predict([operators.of(arch)]).ms[0], rel=1e-9)
+        expected = latency.expected_ms(path)
+        assert expected.item() == pytest.approx(latency.predict([arch]).ms[0], rel=1e-9)
     soft = {"a": torch.tensor([0.25, 0.75], requires_grad=True), "b": torch.tensor([0.5, 0.5], requires_grad=True)}
-    expected_ms(table, operators, soft).backward()  # type: ignore[no-untyped-call]
+    latency.expected_ms(soft).backward()  # type: ignore[no-untyped-call]
     for choice in space.choices:
         costs = [table.operator_ms(options[choice.name, o]).sum() for o in choice.options]
         assert soft[choice.name].grad is not None
         np.testing.assert_allclose(soft[choice.name].grad, costs, rtol=1e-5, atol=1e-12)
     with pytest.raises(LatencyModelError, match="'b'"):
-        expected_ms(table, operators, {"a": soft["a"]})
+        latency.expected_ms({"a": soft["a"]})
+
+
+def test_the_fastest_architecture_is_the_fastest() -> None:
+    model = LookupTable().fit(rows())
+    space = Space((Choice("a", ("x", "y", "z")), Choice("b", ("x", "skip")), Choice("c", ("p", "q", "r"), 1, 2)))
+    rng = np.random.default_rng(4)
+    options = {
+        (c.name, o): () if o == "skip" else tuple(SPECS[i] for i in rng.integers(0, len(SPECS), 2))
+        for c in space.choices
+        for o in c.options
+    }
+    latency = SpaceLatency(model, SpaceOperators(space, (SPECS[4],), options))
+    every = [space.sample(rng) for _ in range(600)]
+    assert len(set(every)) == space.size
+    assert latency.predict([latency.fastest()]).ms[0] == latency.predict(every).ms.min()
+    share = float(np.mean(latency.predict(every).ms <= latency.quantile(0.3, rng)))
+    assert share == pytest.approx(0.3, abs=0.08)
 
 
 def test_the_interval_covers_what_it_says() -> None:
