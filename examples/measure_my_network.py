@@ -50,6 +50,4 @@ with TemporaryDirectory() as folder, LocalDevice() as device:
         bench = device.default_bench(delegate)
         measurement = device.measure([model], bench)[0]
         slowest = max(device.profile(model, bench), key=lambda op: op.ms)
-        print(
-            f"{delegate}: {measurement.ms:.4f} ms (spread {measurement.spread:.1%}), slowest operator: {slowest.name}, {slowest.ms:.4f} ms"
-        )
+        print(f"{delegate}: {measurement.ms:.4f} ms, of which {slowest.ms:.4f} ms in the slowest operator, {slowest.name}")

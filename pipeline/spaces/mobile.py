@@ -47,8 +47,8 @@ def mobile(
 
     Images (N, in_channels, image_size, image_size) -> logits (N, classes). Options of a layer are "k3e6", "k5e3_se", …
     (MBConv with that kernel and expansion, with squeeze-excite), "rep3" (RepConv) and, where shapes agree, "skip".
-    `separable` puts a fixed depthwise separable block of that width behind the stem, `rep_stem` makes the stem a RepConv. `seed` makes the
-    weights; the MBConv options of a layer start aligned (`paceline.pipeline.ops.align`).
+    `separable` puts a fixed depthwise separable block of that width behind the stem, `rep_stem` makes the stem a RepConv.
+    `seed` makes the weights; the MBConv options of a layer start aligned (`paceline.pipeline.ops.align`).
 
     Raises SpaceError where the image is smaller than the product of all strides, or where a layer has no option.
     """
