@@ -55,7 +55,7 @@ def main() -> None:
             file=sys.stderr,
             flush=True,
         )
-    Console().print(shown)
+    Console(width=110).print(shown)
     print(f"measured <= limit: {kept} of {options.seeds}; |predicted - measured| / measured <= 5 %: {close} of {options.seeds}")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from paceline.pipeline.deploy import Deployed
 from paceline.pipeline.plots import Comparison, Point
+from paceline.pipeline.profile import align
 from paceline.pipeline.report import ArtifactRow, MergeRow, OperatorRow, Report, verdict
 from paceline.pipeline.run import Outcome
 from paceline.pipeline.search import front
@@ -123,8 +124,7 @@ def _point(outcome: Outcome, key: str, values: Mapping[str, float]) -> Point:
 def _operator_rows(outcome: Outcome, deployed: Deployed) -> tuple[OperatorRow, ...]:
     """Predicted beside profiled; without the profile where the runtime executed other operators than the Graph's."""
     predicted = _floats(outcome.predictors.table.operator_ms(deployed.operators))
-    aligned = len(deployed.profile) == len(deployed.operators)
-    profiled = [op.ms for op in deployed.profile] if aligned else [None] * len(predicted)
+    profiled: Sequence[float | None] = align(deployed.operators, deployed.profile) or [None] * len(predicted)
     return tuple(map(OperatorRow, deployed.operators, deployed.graph.sources(), predicted, profiled))
 
 
@@ -135,10 +135,11 @@ def _notes(outcome: Outcome) -> tuple[str, ...]:
         notes.append(
             f"{predictors.unstable_rows} of {predictors.rows} operator rows stayed unstable (batches disagree by more than 5 %)."
         )
-    if len(deployed.profile) != len(deployed.operators):
+    if align(deployed.operators, deployed.profile) is None:
+        executed, held = len(deployed.profile), len(deployed.operators)
         notes.append(
-            f"The runtime executed {len(deployed.profile)} operators, the file holds {len(deployed.operators)}: "
-            "it fused or split some, so its profile is not shown beside the prediction."
+            f"The runtime executed {executed} operators that can't be told from the {held} of the file: "
+            "its profile is not shown beside the prediction."
         )
     return tuple(notes)
 
