@@ -37,13 +37,28 @@ def shape_features(spec: OpSpec) -> list[float]:
     return [*logs.tolist(), *remainders, float(spec.attr("activation", "NONE") != "NONE"), float(spec.attr("pad") is not None)]
 
 
-def matrix(operators: Sequence[OpSpec], kinds: Sequence[str]) -> tuple[Floats, Floats]:
-    """`linear_features` in one block per kind, shape (operators, 4 * kinds); and `shape_features` with the kind as one-hot."""
-    one_hot = np.array([[float(spec.kind == kind) for kind in kinds] for spec in operators]).reshape(len(operators), len(kinds))
+def group_of(spec: OpSpec) -> str:
+    """Operators that a runtime executes with the same kernel, as far as shapes tell: kind, window and stride."""
+    window = spec.inputs[1].shape[1:3] if "CONV" in spec.kind and 1 in spec.constants else spec.attr("filter", ())
+    stride = spec.attr("stride", ())
+    assert isinstance(window, tuple)
+    assert isinstance(stride, tuple)
+    return " ".join([spec.kind, "x".join(map(str, window)), "x".join(map(str, stride))]).strip()
+
+
+def linear_matrix(operators: Sequence[OpSpec], groups: Sequence[str]) -> Floats:
+    """`linear_features` in one block per group (`group_of`), shape (operators, 4 * groups)."""
     linear = np.array([linear_features(spec) for spec in operators]).reshape(len(operators), len(LINEAR))
-    blocks = (one_hot[:, :, None] * linear[:, None, :]).reshape(len(operators), -1)
+    one_hot = np.array([[float(group_of(spec) == group) for group in groups] for spec in operators])
+    blocks = one_hot.reshape(len(operators), len(groups), 1) * linear[:, None, :]
+    return np.asarray(blocks.reshape(len(operators), -1))
+
+
+def shape_matrix(operators: Sequence[OpSpec], kinds: Sequence[str]) -> Floats:
+    """`shape_features` with the kind as one-hot, one row per operator."""
+    one_hot = np.array([[float(spec.kind == kind) for kind in kinds] for spec in operators]).reshape(len(operators), len(kinds))
     shapes = np.array([shape_features(spec) for spec in operators]).reshape(len(operators), -1)
-    return blocks, np.concatenate([shapes, one_hot], axis=1)
+    return np.concatenate([shapes, one_hot], axis=1)
 
 
 def _size(shape: tuple[int, ...]) -> int:

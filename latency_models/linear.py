@@ -1,8 +1,8 @@
-"""Linear models: MACs alone, and one rate per operator kind for MACs, weights and activations."""
+"""Linear models: MACs alone, and rates per group of operators for MACs, weights and activations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -10,8 +10,8 @@ from sklearn.linear_model import LinearRegression
 
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
-from paceline.latency_models.additive import Additive
-from paceline.latency_models.features import matrix
+from paceline.latency_models.additive import COST_PRIOR, Additive, cost_terms
+from paceline.latency_models.features import group_of, linear_matrix
 from paceline.latency_models.model import Floats, Network, Prediction, Row, single, whole
 
 
@@ -45,10 +45,10 @@ class MacsModel:
 
 
 class LinearModel:
-    """Per operator kind: a constant, and rates for MACs, bytes of weights and bytes of activations.
+    """Per group of operators (kind, window, stride): a constant, and rates for MACs, bytes of weights and bytes of activations.
 
     Fitted on the operator rows (none negative), then shifted towards the networks. Raises LatencyModelError for an operator of a
-    kind it has no row of.
+    group it has no row of.
     """
 
     name = "linear"
@@ -60,17 +60,21 @@ class LinearModel:
         operators = single(rows)
         if not operators:
             raise LatencyModelError("the linear model needs measured operators")
-        self.kinds_ = sorted({row.operators[0].kind for row in operators})
+        self.groups_ = sorted({group_of(row.operators[0]) for row in operators})
         terms = self._terms([row.operators[0] for row in operators])
         ms = np.array([row.ms for row in operators])
         regression = LinearRegression(fit_intercept=False, positive=True)
         self.coef_ = regression.fit(terms / ms[:, None], np.ones(len(ms))).coef_  # least squares on relative errors
-        self._additive = Additive(self._terms, self.coef_, rows, self.confidence)
+        self._additive = Additive(cost_terms(self.cost), COST_PRIOR, rows, self.confidence)
         return self
 
+    def cost(self, operators: Sequence[OpSpec]) -> Floats:
+        """Milliseconds of each operator alone, shape (operators,)."""
+        return np.asarray(self._terms(operators) @ self.coef_)
+
     def _terms(self, operators: Sequence[OpSpec]) -> Floats:
-        check_kinds(operators, self.kinds_, self.name)
-        return matrix(operators, self.kinds_)[0]
+        check_known(operators, self.groups_, group_of, self.name)
+        return linear_matrix(operators, self.groups_)
 
     def predict(self, networks: Sequence[Network]) -> Prediction:
         return self._additive.predict(networks)
@@ -83,11 +87,11 @@ class LinearModel:
         return self._additive.base_ms
 
 
-def check_kinds(operators: Sequence[OpSpec], kinds: Sequence[str], model: str) -> None:
-    """Raises LatencyModelError for an operator of another kind."""
-    unknown = [spec for spec in operators if spec.kind not in kinds]
-    if unknown:
-        raise LatencyModelError(
-            f"the {model} model never saw a {unknown[0].kind} ({unknown[0].key}); it knows {', '.join(kinds)}. "
-            "Measure one and fit again."
-        )
+def check_known(operators: Sequence[OpSpec], known: Sequence[str], group: Callable[[OpSpec], str], model: str) -> None:
+    """Raises LatencyModelError for an operator of a group that is not among the `known`."""
+    for spec in operators:
+        if group(spec) not in known:
+            raise LatencyModelError(
+                f"the {model} model never saw a {group(spec)} ({spec.key}); it knows {', '.join(known)}. "
+                "Measure one and fit again."
+            )

@@ -13,8 +13,8 @@ from torch import nn
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
 from paceline.latency_models.additive import COST_PRIOR, Additive, cost_terms
-from paceline.latency_models.features import matrix
-from paceline.latency_models.linear import check_kinds
+from paceline.latency_models.features import shape_matrix
+from paceline.latency_models.linear import check_known
 from paceline.latency_models.model import Floats, Network, Prediction, Row, single
 
 
@@ -34,7 +34,7 @@ class MlpRegressor:
         if not operators:
             raise LatencyModelError("the MLP regressor needs measured operators")
         self.kinds_ = sorted({row.operators[0].kind for row in operators})
-        _, features = matrix([row.operators[0] for row in operators], self.kinds_)
+        features = shape_matrix([row.operators[0] for row in operators], self.kinds_)
         target = np.log([row.ms for row in operators])
         self.mean_, self.std_ = features.mean(axis=0), features.std(axis=0) + 1e-6
         self.center_ = float(target.mean())
@@ -43,10 +43,10 @@ class MlpRegressor:
         return self
 
     def cost(self, operators: Sequence[OpSpec]) -> Floats:
-        check_kinds(operators, self.kinds_, self.name)
+        check_known(operators, self.kinds_, lambda spec: spec.kind, self.name)
         if not operators:
             return np.zeros(0)
-        _, features = matrix(operators, self.kinds_)
+        features = shape_matrix(operators, self.kinds_)
         with torch.no_grad():
             logs = self.net_(torch.tensor(self._scaled(features)))[:, 0].numpy()
         return np.asarray(np.exp(logs + self.center_))

@@ -61,7 +61,7 @@ class TestMlp(TestTable):
 
 
 class TestLinear(TestTable):
-    tolerance = 0.30
+    tolerance = 0.05
 
     @pytest.fixture
     def model(self) -> LinearModel:  # type: ignore[override]
