@@ -44,14 +44,14 @@ def main() -> None:
         print(f"undisturbed: {took:.0f} s, measured {undisturbed['measured_ms']:.4f} ms, accuracy {undisturbed['accuracy']:.4f}")
         forget_results(folder)
         kept = rows(folder)
-        resumed = killed_often(folder, rng.uniform(2.0, took / 3, options.kills).tolist())
+        resumed = killed_often(folder, rng.uniform(2.0, took / 6, options.kills).tolist())
         different = sorted(key for key in undisturbed if key != "seconds" and undisturbed[key] != resumed.get(key))
         print(f"same measurements, {options.kills} kills: differs from the undisturbed run in {different or 'nothing'}")
         print(f"rows measured again: {again(kept, rows(folder))} of {len(kept)}")
         shutil.rmtree(folder / "out")
         for file in folder.glob("store.sqlite*"):
             file.unlink()
-        fresh = killed_often(folder, rng.uniform(2.0, took / 3, options.kills).tolist())
+        fresh = killed_often(folder, rng.uniform(2.0, took / 6, options.kills).tolist())
         print(f"empty store, {options.kills} kills: finished, measured {fresh['measured_ms']:.4f} of {fresh['limit_ms']:.4f} ms")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from paceline.exporters import tflite
+from paceline.files import write_atomically
 from paceline.graph import Array, Graph, Op, OpSpec, TensorSpec, attrs
 from paceline.measurement import Artifact
 
@@ -32,15 +33,10 @@ def operator_graph(spec: OpSpec) -> Graph:
 
 
 def write_operator(spec: OpSpec, folder: Path) -> Artifact:
-    """The single-operator model of `spec` in `folder`, named by its key's hash; an existing file is the same file.
-
-    Scratch files: not synced, since they can be written again at any time.
-    """
+    """The single-operator model of `spec` in `folder`, named by its key's hash; an existing file is the same file."""
     path = folder / (hashlib.sha256(spec.key.encode()).hexdigest()[:16] + ".tflite")
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(tflite.write(operator_graph(spec)))
-        partial.replace(path)
+        write_atomically(path, tflite.write(operator_graph(spec)), sync=False)
     return Artifact(path, spec.key)
 
 

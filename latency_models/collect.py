@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.devices.device import Device
-from paceline.errors import LatencyModelError, StoreError
+from paceline.errors import LatencyModelError
 from paceline.exporters.operator_models import write_operator
 from paceline.graph import OpSpec, TensorSpec, attrs
 from paceline.latency_models.model import Row
@@ -77,15 +77,8 @@ class Collector:
 
     def operators(self, specs: Sequence[OpSpec], progress: Progress = silent) -> list[Measurement]:
         """A Measurement for each operator, as a model of its own."""
-        folder = self._made_folder()
-        return self.measure([write_operator(spec, folder) for spec in specs], write_operator(REFERENCE, folder), progress)
-
-    def _made_folder(self) -> Path:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise StoreError(f"can't make the folder {self.folder}: {e.strerror}. Choose another one.") from e
-        return self.folder
+        models = [write_operator(spec, self.folder) for spec in specs]
+        return self.measure(models, write_operator(REFERENCE, self.folder), progress)
 
 
 def rows_of(measurements: Sequence[Measurement], operators: Sequence[Sequence[OpSpec]], usual_ms: float | None) -> list[Row]:

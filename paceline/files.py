@@ -9,8 +9,11 @@ from pathlib import Path
 from paceline.errors import StoreError
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes beside `path`, syncs, renames. Raises StoreError (disk full, no permission, …) and leaves nothing half-written."""
+def write_atomically(path: Path, content: bytes | str, sync: bool = True) -> None:
+    """Writes beside `path`, syncs, renames. Raises StoreError (disk full, no permission, …) and leaves nothing half-written.
+
+    Without `sync` a file may be lost when the power fails: for what can be made again at any time.
+    """
     data = content.encode() if isinstance(content, str) else content
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -18,7 +21,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         partial.replace(path)
     except OSError as e:
         with contextlib.suppress(OSError):

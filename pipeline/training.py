@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paceline.errors import ConfigError, StoreError
+from paceline.files import write_atomically
 from paceline.measurement import Progress, silent
 from paceline.pipeline.tasks import SplitName, Task
 from paceline.seeds import Seeds
@@ -132,17 +133,9 @@ class _State:
             "history": self.history,
             "losses": self.losses,
         }
-        part = checkpoint.with_name(checkpoint.name + ".part")
-        try:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, checkpoint)
-        except (OSError, RuntimeError) as e:  # torch reports a full disk as RuntimeError
-            part.unlink(missing_ok=True)
-            raise StoreError(f"can't write the checkpoint {checkpoint}: {e}; make room or choose another place") from e
+        file = io.BytesIO()
+        torch.save(content, file)
+        write_atomically(checkpoint, file.getvalue())
 
     def load(self, checkpoint: Path) -> None:
         try:
