@@ -105,7 +105,7 @@ def report_of(outcome: Outcome) -> Report:
         versions={name: version(name) for name in _VERSIONS},
         seconds=outcome.seconds,
         notes=_notes(outcome),
-        facts=deployed.measurement.context,
+        facts={**deployed.measurement.context, "ms_by_the_clock": f"{deployed.measurement.ms:.4g}"},
     )
 
 
