@@ -14,8 +14,11 @@ from paceline.latency_models.model import Row
 from paceline.measurement import Artifact, Bench, Measurement, Progress, TransientFailure, silent
 from paceline.store import Store
 
-GROUP = 16
-"""How many artifacts are measured interleaved; after each group the store has them."""
+GROUP = 32
+"""How many artifacts are measured interleaved; after each group the store has them.
+
+Many, so that the batches of one artifact lie seconds apart and a disturbance of a second does not hit all of them.
+"""
 
 TRIES = 3
 """How often an artifact is measured whose failure was transient, a crashed worker for example."""

@@ -16,7 +16,7 @@ from paceline.store import Store
 
 from samples import conv
 
-SPECS = [conv(8, c, c, 1) for c in range(1, 41)]
+SPECS = [conv(8, c, c, 1) for c in range(1, 81)]
 
 
 @dataclass
