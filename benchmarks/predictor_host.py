@@ -91,7 +91,7 @@ def main() -> None:
             measured.append(test_ms)
             again.append(again_ms)
     truth, repeated = np.concatenate(measured), np.concatenate(again)
-    table = LookupTable()
+    table = LookupTable(session_noise=float(np.sqrt(np.mean((repeated / truth - 1) ** 2))))
     models: list[LatencyModel] = [table, MlpRegressor(options.seed), LinearModel(), MacsModel()]
     shown_table = Table("model", "error", "within 5 %", "within 10 %", "rank corr.", "n")
     results = [accuracy_of("noise floor", repeated, truth)]

@@ -20,13 +20,15 @@ class Additive:
     `prior` is the scale of the terms where nothing else is known; the base of a network is 0 then.
     """
 
-    def __init__(self, terms: Terms, prior: Sequence[float] | Floats, rows: Sequence[Row], confidence: float) -> None:
+    def __init__(
+        self, terms: Terms, prior: Sequence[float] | Floats, rows: Sequence[Row], confidence: float, session_noise: float = 0.0
+    ) -> None:
         self._terms = terms
         self._width = len(prior)
         networks = whole(rows)
         measured = np.array([row.ms for row in networks])
         self.calibration = calibrate(
-            self.network_terms([row.operators for row in networks]), measured, np.array([*prior, 0.0]), confidence
+            self.network_terms([row.operators for row in networks]), measured, np.array([*prior, 0.0]), confidence, session_noise
         )
 
     def network_terms(self, networks: Sequence[Network]) -> Floats:

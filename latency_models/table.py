@@ -16,17 +16,18 @@ from paceline.latency_models.model import Floats, Network, Prediction, Row, sing
 class LookupTable:
     """Exact rows, and what a whole network costs beyond their sum (fitted on the network rows; without any, the plain sum).
 
-    Raises LatencyModelError for an operator without a row.
+    `confidence` is that of the interval, `session_noise` how far measurements of one network in two sessions differ (relative,
+    root mean square). Raises LatencyModelError for an operator without a row.
     """
 
     name = "table"
 
-    def __init__(self, confidence: float = 0.9) -> None:
-        self.confidence = confidence
+    def __init__(self, confidence: float = 0.9, session_noise: float = 0.0) -> None:
+        self.confidence, self.session_noise = confidence, session_noise
 
     def fit(self, rows: Sequence[Row]) -> Self:
         self.rows_ = {row.operators[0]: row.ms for row in single(rows)}
-        self._additive = Additive(cost_terms(self.cost), COST_PRIOR, rows, self.confidence)
+        self._additive = Additive(cost_terms(self.cost), COST_PRIOR, rows, self.confidence, self.session_noise)
         return self
 
     def cost(self, operators: Sequence[OpSpec]) -> Floats:

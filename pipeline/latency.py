@@ -87,7 +87,7 @@ def fit_predictors(
     test_nets, test_ms = measured_networks(builder, collector, test_archs, pace, show)
     _, again_ms = measured_networks(builder, collector, test_archs, pace, show, copy=1)
     test = Test(tuple(test_nets), test_ms, again_ms)
-    table = LookupTable(confidence).fit(rows)
+    table = LookupTable(confidence, float(np.sqrt(np.mean(test.noise**2)))).fit(rows)
     models: list[LatencyModel] = [table, MlpRegressor(seeds.seed("mlp") % 2**31), LinearModel(), MacsModel()]
     networks = [network.operators for network in test.networks]
     accuracies = [accuracy_of("noise floor", test.again, test.measured)]

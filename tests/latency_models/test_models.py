@@ -170,6 +170,22 @@ def test_the_interval_covers_what_it_says() -> None:
     assert 0.87 <= np.mean(inside) <= 0.97
 
 
+def test_session_noise_widens_the_interval() -> None:
+    """A measurement in another session differs by the residual and by the sessions' difference, as independent errors do."""
+    inside = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        terms = np.column_stack([rng.uniform(0.5, 3.0, 240), np.ones(240)])
+        ms = terms @ [1.1, 0.2] * np.exp(0.02 * rng.standard_normal(240))
+        other_session = ms * np.exp(0.03 * rng.standard_normal(240))
+        narrow, wide = (
+            calibrate(terms[:40], ms[:40], np.array([1.0, 0.0]), 0.9, noise).predict(terms[40:]) for noise in (0.0, 0.03)
+        )
+        assert (wide.high > narrow.high).all()
+        inside.append(coverage(wide.low, wide.high, other_session[40:]))
+    assert 0.87 <= np.mean(inside) <= 0.97
+
+
 def test_held_out_residuals_are_those_of_refitting_without_the_network() -> None:
     rng = np.random.default_rng(0)
     terms = np.column_stack([rng.uniform(0.5, 3.0, 12), np.ones(12)])
