@@ -35,7 +35,8 @@ class LookupTable:
         missing = [spec for spec in operators if spec not in self.rows_]
         if missing:
             raise LatencyModelError(
-                f"the table has no row for {missing[0].key} ({len(missing)} missing in all). Measure it: paceline table build"
+                f"the table has no row for {missing[0].key} ({len(missing)} missing in all). "
+                "Measure it with paceline.latency_models.collect and fit again"
             )
         return np.array([self.rows_[spec] for spec in operators], float)
 
