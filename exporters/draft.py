@@ -13,15 +13,18 @@ Shape = tuple[int, ...]
 
 
 class Draft:
-    """Operators in order, the shape of every computed tensor, and constants in any float precision until they are cast once.
+    """Operators in order, the shape of every computed tensor, and constants in any precision until they are cast once.
 
-    Two operator kinds exist only here: CHANNEL_SHUFFLE (attr groups: channels seen as (groups, C / groups) are transposed), and
-    TRANSPOSE_CONV with `crop=(top, left)` of a larger result. Passes replace both.
+    Constants end as float32, int32 or bool; computed tensors are float32 unless `dtypes` says otherwise.
+
+    Three operators exist only here: EXPAND (repeats along dimensions of size 1), CHANNEL_SHUFFLE (attr groups: channels seen as
+    (groups, C / groups) are transposed), and TRANSPOSE_CONV with `crop=(top, left)` of a larger result. `legalise` replaces them.
     """
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.shapes: dict[str, Shape] = {}
+        self.dtypes: dict[str, str] = {}
         self.constants: dict[str, Array] = {}
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
@@ -69,11 +72,13 @@ class Draft:
         return {t: op for op in self.ops for t in op.outputs}
 
     def graph(self) -> Graph:
-        """The finished graph: constants in float32 under readable names, equal constants of one origin only once."""
+        """The finished graph: constants in float32 (indices in int32) under readable names, equal ones of one origin once."""
         names: dict[str, str] = {}
         weights: dict[str, Array] = {}
-        for tensor in dict.fromkeys(t for op in self.ops for t in op.inputs if t in self.constants):
-            values = np.asarray(self.constants[tensor], np.float32, order="C")
+        read = (t for op in self.ops for t in op.inputs)
+        for tensor in dict.fromkeys(t for t in (*read, *self.outputs) if t in self.constants):
+            values = self.constants[tensor]
+            values = np.asarray(values, values.dtype if values.dtype == np.int32 else np.float32, order="C")
             number, name = 0, self._bases[tensor]
             while name in self.shapes or (name in weights and not np.array_equal(weights[name], values)):
                 number += 1
@@ -82,5 +87,11 @@ class Draft:
             weights[name] = values
         ops = tuple(Op(op.kind, tuple(names.get(t, t) for t in op.inputs), op.outputs, op.attrs, op.source) for op in self.ops)
         computed = dict.fromkeys([*self.inputs, *(t for op in ops for t in op.outputs)])
-        tensors = {t: TensorSpec(self.shapes[t]) for t in computed} | {t: TensorSpec(w.shape) for t, w in weights.items()}
-        return Graph(ops, tensors, self.inputs, self.outputs, weights)
+        tensors = {t: TensorSpec(self.shapes[t]) for t in computed}
+        tensors |= {t: TensorSpec(w.shape, w.dtype.name) for t, w in weights.items()}
+        return Graph(ops, tensors, self.inputs, tuple(names.get(t, t) for t in self.outputs), weights)
+
+
+def _cast(values: Array) -> Array:
+    kinds = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}
+    return np.asarray(values, kinds[values.dtype.kind], order="C")

@@ -7,29 +7,58 @@ from pathlib import Path
 
 import numpy as np
 
+from paceline.errors import ExportError
 from paceline.exporters import tflite
+from paceline.exporters.tflite.builtin import PARAMETERS
 from paceline.files import write_atomically
-from paceline.graph import Array, Graph, Op, OpSpec, TensorSpec, attrs
+from paceline.graph import WITHOUT_NUMPY, Array, Graph, Op, OpSpec, Quantization, TensorSpec, attrs
 from paceline.measurement import Artifact
+
+_SCALE = 1 / 16  # one scale for all activations: many kernels want input and output alike
+_WEIGHT_SCALE = 1 / 128
+_FIXED = {"LOGISTIC": (256, -128), "SOFTMAX": (256, -128), "TANH": (128, 0), "L2_NORMALIZATION": (128, 0)}
+"""Kinds whose int8 result has one possible scale, 1 / the first number, and zero point."""
+
+_CHANNELS = {"CONV_2D": (1, 0), "DEPTHWISE_CONV_2D": (1, 3), "FULLY_CONNECTED": (1, 0), "TRANSPOSE_CONV": (0, 0)}
+"""Which operand is the filter, and its output channels' dimension."""
+
+_ELSEWHERE = ("IF", "WHILE", "CALL", "CALL_ONCE", "STABLEHLO_")
+_INDEXED = ("GATHER", "EMBEDDING_LOOKUP")
 
 
 def operator_graph(spec: OpSpec) -> Graph:
-    """A Graph of the one operator (two, where a PAD belongs to a convolution) with random weights, the same in every process."""
+    """A Graph of the one operator, with a PAD or DEQUANTIZE that belongs to it, and random weights, the same in every process.
+
+    Quantised operators get plausible scales: per channel where weights are int8. Raises ExportError where the key does not say
+    enough: operands that hold parameters but are not attributes, control flow, types without numbers.
+    """
+    _refuse(spec)
     seed = int.from_bytes(hashlib.sha256(spec.key.encode()).digest()[:8], "big")
     rng = np.random.default_rng(seed)
-    names = tuple(f"weight_{i}" if i in spec.constants else f"input_{i}" for i in range(len(spec.inputs)))
+    names = [f"weight_{i}" if i in spec.constants else f"input_{i}" for i in range(len(spec.inputs))]
     outputs = tuple(f"output_{i}" for i in range(len(spec.outputs)))
     tensors = dict(zip((*names, *outputs), (*spec.inputs, *spec.outputs), strict=True))
-    weights = {names[i]: _random(spec.inputs[i], rng) for i in spec.constants}
+    quantization = _quantization(spec, names, outputs)
+    weights = {names[i]: _random(spec, i, rng) for i in spec.constants}
     values = dict(spec.attrs)
-    pad = values.pop("pad", None)
-    ops: tuple[Op, ...] = (Op(spec.kind, names, outputs, attrs(**values)),)
+    pad, expanded = values.pop("pad", None), values.pop("dequantized", ())
+    ops: list[Op] = []
+    operands = ["" if t.dtype == "void" else name for t, name in zip(spec.inputs, names, strict=True)]
+    for i in spec.constants:
+        if spec.inputs[i].dtype == "float16" or (isinstance(expanded, tuple) and i in expanded):
+            operands[i] = f"expanded_{i}"
+            tensors[operands[i]] = TensorSpec(spec.inputs[i].shape)
+            ops.append(Op("DEQUANTIZE", (names[i],), (operands[i],)))
+    inputs = tuple(name for name in operands if name.startswith("input_"))
     if isinstance(pad, tuple):
         n, h, w, c = spec.inputs[0].shape
         tensors["padded"] = TensorSpec((n, h + pad[0] + pad[1], w + pad[2] + pad[3], c), spec.inputs[0].dtype)
-        padded = Op("PAD", names[:1], ("padded",), attrs(paddings=(0, 0, *pad, 0, 0)))
-        ops = (padded, Op(spec.kind, ("padded", *names[1:]), outputs, attrs(**values)))
-    return Graph(ops, tensors, tuple(n for n in names if n not in weights), outputs, weights)
+        if operands[0] in quantization:
+            quantization["padded"] = quantization[operands[0]]
+        ops.append(Op("PAD", (operands[0],), ("padded",), attrs(paddings=(0, 0, *pad, 0, 0))))
+        operands[0] = "padded"
+    ops.append(Op(spec.kind, tuple(operands), outputs, attrs(**values)))
+    return Graph(tuple(ops), tensors, inputs, outputs, weights, quantization)
 
 
 def write_operator(spec: OpSpec, folder: Path) -> Artifact:
@@ -40,8 +69,55 @@ def write_operator(spec: OpSpec, folder: Path) -> Artifact:
     return Artifact(path, spec.key)
 
 
-def _random(spec: TensorSpec, rng: np.random.Generator) -> Array:
-    if spec.dtype.startswith("float"):
-        return (rng.random(spec.shape, np.float32) * 0.4 - 0.2).astype(spec.dtype)
-    limits = np.iinfo(spec.dtype)
-    return rng.integers(limits.min, limits.max, spec.shape, spec.dtype, endpoint=True)
+def _refuse(spec: OpSpec) -> None:
+    remedy = "cut it out of its network instead (paceline.exporters.cut)"
+    if spec.kind.startswith(_ELSEWHERE):
+        raise ExportError(f"{spec.key} runs other graphs, which its key does not hold; {remedy}")
+    for t in (*spec.inputs, *spec.outputs):
+        if t.dtype in WITHOUT_NUMPY and t.dtype not in ("int4", "void"):
+            raise ExportError(f"{spec.key} works on {t.dtype}, of which no random values can be made; {remedy}")
+    for p in PARAMETERS.get(spec.kind, ()):
+        operand = spec.inputs[p.position] if p.position < len(spec.inputs) else None
+        if operand is not None and spec.attr(p.name) is None and operand.dtype in ("int32", "int64"):
+            raise ExportError(f"{spec.key} takes its {p.name} as an operand, whose values its key does not hold; {remedy}")
+
+
+def _quantization(spec: OpSpec, names: list[str], outputs: tuple[str, ...]) -> dict[str, Quantization]:
+    found: dict[str, Quantization] = {}
+    filters, axis = _CHANNELS.get(spec.kind, (-1, 0))
+    expanded = spec.attr("dequantized", ())
+    for i, (name, t) in enumerate(zip(names, spec.inputs, strict=True)):
+        if t.dtype in ("int8", "int4") and i == filters and i in spec.constants and axis < len(t.shape):
+            found[name] = Quantization((_WEIGHT_SCALE,) * t.shape[axis], (0,) * t.shape[axis], axis)
+        elif isinstance(expanded, tuple) and i in expanded:
+            found[name] = Quantization((_WEIGHT_SCALE,), (0,))
+        elif t.dtype in ("int8", "uint8", "int16"):
+            found[name] = Quantization((_WEIGHT_SCALE if i == filters else _SCALE,), (128 if t.dtype == "uint8" else 0,))
+        elif t.dtype in ("int32", "int64") and i in spec.constants and -1 < filters < len(names) and names[filters] in found:
+            scales = tuple(_SCALE * s for s in found[names[filters]].scale)
+            found[name] = Quantization(scales, (0,) * len(scales))
+    for name, t in zip(outputs, spec.outputs, strict=True):
+        levels, zero_point = _FIXED.get(spec.kind, (16, 0))
+        if t.dtype == "int16":
+            found[name] = Quantization((1 / 32768 if spec.kind in _FIXED else _SCALE,), (0,))
+        elif t.dtype in ("int8", "uint8"):
+            found[name] = Quantization((1 / levels,), (zero_point + (128 if t.dtype == "uint8" else 0),))
+    return found
+
+
+def _random(spec: OpSpec, i: int, rng: np.random.Generator) -> Array:
+    t = spec.inputs[i]
+    if t.dtype.startswith("float"):
+        return (rng.random(t.shape, np.float32) * 0.4 - 0.2).astype(t.dtype)
+    if t.dtype in WITHOUT_NUMPY:
+        return rng.integers(0, 256, t.bytes, np.uint8)
+    if t.dtype == "bool":
+        return rng.random(t.shape) < 0.5
+    if spec.kind in _INDEXED:
+        axis = spec.attr("axis", 0)
+        rows = next((o.shape[axis] for j, o in enumerate(spec.inputs) if j != i and isinstance(axis, int)), 1)
+        return rng.integers(0, rows, t.shape, t.dtype)
+    if t.dtype in ("int32", "int64"):  # biases: small beside what is summed
+        return rng.integers(-1000, 1000, t.shape, t.dtype)
+    limits = np.iinfo(t.dtype)
+    return rng.integers(limits.min + (t.dtype == "int8"), limits.max, t.shape, t.dtype, endpoint=True)

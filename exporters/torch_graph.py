@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch.export.graph_signature import InputKind, OutputKind
 from paceline.errors import ExportError
 from paceline.exporters import lowering
 from paceline.exporters.draft import Draft
-from paceline.exporters.lowering.layout import nhwc
-from paceline.exporters.lowering.registry import LOWERINGS, Constant, Lowering, LoweringError, UnsupportedOperator, Value
-from paceline.exporters.passes import simplify
+from paceline.exporters.lowering.layout import arranged, nhwc, stored, usual
+from paceline.exporters.lowering.registry import LOWERINGS, Lowering, LoweringError, UnsupportedOperator
+from paceline.exporters.lowering.values import Constant, Value
+from paceline.exporters.passes import legalise, simplify
 from paceline.exporters.tracing import traced
 from paceline.graph import Graph
 
-__all__ = ["UnsupportedOperator", "graph_of", "lowering"]
+__all__ = ["Lowered", "UnsupportedOperator", "graph_of", "lowered", "lowering"]
 
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -34,6 +36,28 @@ def graph_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
     UnsupportedOperator for an operator with no exact counterpart, ExportError for a module in training mode or one that
     torch.export can't trace.
     """
+    return lowered(module, example).graph
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A Graph and the names of the passes that changed something on the way to it."""
+
+    graph: Graph
+    passes: tuple[str, ...]
+
+
+def lowered(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Lowered:
+    """As `graph_of`, with the passes."""
+    draft = draft_of(module, example)
+    used = simplify(draft)
+    legalise(draft)
+    used += tuple(name for name in simplify(draft) if name not in used)
+    return Lowered(draft.graph(), used)
+
+
+def draft_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Draft:
+    """The operators as they are lowered, before any pass."""
     examples = example if isinstance(example, tuple) else (example,)
     program = traced(module, examples)
     draft = Draft()
@@ -41,7 +65,7 @@ def graph_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
     for spec in program.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
             shape = tuple(examples[len(draft.inputs)].shape)
-            arguments.append(Value(draft.tensor(spec.arg.name, nhwc(shape)), shape))
+            arguments.append(stored(draft.tensor(spec.arg.name, nhwc(shape)), shape))
             draft.inputs += (arguments[-1].name,)
         else:
             target = spec.target or spec.arg.name
@@ -51,11 +75,19 @@ def graph_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Graph:
         outputs = _Interpreter(draft, program.graph_module).run(arguments)
     specs = program.graph_signature.output_specs
     kept = [o for o, spec in zip(outputs, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
-    if not kept or not all(isinstance(o, Value) for o in kept):
-        raise ExportError(f"{type(module).__name__} returns what does not depend on its inputs; return computed tensors only")
-    draft.outputs = tuple(o.name for o in kept)
-    simplify(draft)
-    return draft.graph()
+    if not any(isinstance(o, Value) for o in kept):
+        raise ExportError(f"{type(module).__name__} returns what does not depend on its inputs; return computed tensors")
+    draft.at("", "output")
+    draft.outputs = tuple(_output(draft, o) for o in kept)
+    return draft
+
+
+def _output(draft: Draft, result: Value | Constant) -> str:
+    """A result as a tensor of its own: 4-D as NHWC, others as torch has them."""
+    if isinstance(result, Constant):
+        values = result.tensor.detach().cpu().numpy()
+        return draft.constant(result.name, values.transpose(0, 2, 3, 1) if values.ndim == 4 else values)
+    return arranged(draft, result, usual(result.dims)).name
 
 
 class _Interpreter:
@@ -87,8 +119,9 @@ class _Interpreter:
         try:
             if node.target is operator.getitem:
                 return self._item(node, *args)
-            if getattr(node.target, "__name__", "") == "wrap_with_set_grad_enabled":
-                return _Interpreter(self.draft, args[1]).run(args[2:])
+            part = _wrapped(node.target, args)
+            if part is not None:
+                return _Interpreter(self.draft, part[0]).run(part[1])
             if not isinstance(node.target, torch._ops.OpOverload):
                 raise LoweringError("it is no ATen operator", "write this part with plain torch functions")
             if node.target._opname.startswith("_assert"):
@@ -122,6 +155,13 @@ class _Interpreter:
         if function is None:
             raise LoweringError("there is no lowering for it", "express it with operators that mobile runtimes have")
         return function
+
+
+def _wrapped(target: Any, args: Sequence[Any]) -> tuple[fx.GraphModule, Sequence[Any]] | None:
+    """The part of the network that runs without gradients or under autocast, and its arguments."""
+    name = getattr(target, "__name__", "")
+    first = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(name)
+    return None if first is None else (args[first], args[first + 1 :])
 
 
 def _name(target: torch._ops.OpOverload) -> str:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from paceline import __version__
+from paceline.cli_export import export
 from paceline.errors import PacelineError
 from paceline.measurement import Progress, silent
 from paceline.progress import progress
@@ -25,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.command()(export)
 _DEFAULT_STORE = "runs/store.sqlite"
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables; progress is off.")]
 StorePlace = Annotated[str, typer.Option("--store", help="Where measurements are kept: a file, or an SQLAlchemy URL.")]
@@ -167,6 +169,19 @@ def bench(
     Console().print(table)
     settled = f"batches differ by {measurement.spread:.1%}"
     Console().print(f"{escape(model.name)}: {measurement.ms:.4g} ms, {settled} ({delegate}, {threads} threads)", soft_wrap=True)
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="A .tflite file, made by anything.")], as_json: Json = False) -> None:
+    """What is in a model: operators, MACs, parameters, quantisation, memory, where it comes from."""
+    from paceline.cli_inspect import print_inspection
+    from paceline.exporters.inspect import inspect as inspect_file
+
+    found = inspect_file(model)
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        print_inspection(found, Console())
 
 
 @app.command()

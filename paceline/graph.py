@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,16 @@ AttrValue = int | float | bool | str | tuple[int, ...]
 Attrs = tuple[tuple[str, AttrValue], ...]
 Array = npt.NDArray[np.generic]
 
+WITHOUT_NUMPY = {
+    **{"bfloat16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8, "int4": 4, "uint4": 4, "int2": 2},
+    **{"string": 0, "resource": 0, "variant": 0, "void": 0},
+}
+"""Bits per element of the types that numpy lacks; 0 where that is not fixed. Weights of these types are raw bytes (uint8)."""
+
+
+_PLAIN = re.compile(r"[A-Z][A-Z0-9_]*")
+"""What texts look like in a key without quotes, SAME or RELU6; quoted ones are percent-encoded."""
+
 
 def attrs(**values: AttrValue) -> Attrs:
     """Attributes in their one order, so that equal operators compare equal."""
@@ -30,7 +41,7 @@ def attrs(**values: AttrValue) -> Attrs:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape (NHWC where it is an image) and element type (a numpy name)."""
+    """Shape (NHWC where it is an image) and element type (a numpy name, or one of WITHOUT_NUMPY)."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -41,7 +52,25 @@ class TensorSpec:
 
     @property
     def bytes(self) -> int:
-        return self.elements * np.dtype(self.dtype).itemsize
+        bits = WITHOUT_NUMPY.get(self.dtype)
+        return self.elements * np.dtype(self.dtype).itemsize if bits is None else (self.elements * bits + 7) // 8
+
+
+ABSENT = TensorSpec((0,), "void")
+"""What stands for an optional operand that an operator is not given; a Graph names it \"\"."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """What stored integers mean: scale * (stored - zero_point), one of each for the tensor or for every index along `axis`."""
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int = 0
+
+    @property
+    def per_channel(self) -> bool:
+        return len(self.scale) > 1
 
 
 @dataclass(frozen=True)
@@ -50,7 +79,8 @@ class OpSpec:
 
     `inputs` are data operands in TFLite's order, `constants` the indices of those that are weights. Operands that only hold
     parameters (axes, paddings, target sizes) are attributes. A PAD in front of a VALID convolution belongs to it as
-    `pad=(top, bottom, left, right)`, because runtimes execute the two as one.
+    `pad=(top, bottom, left, right)`, because runtimes execute the two as one. Weights that a DEQUANTIZE expands belong to their
+    reader in the type they are stored in; `dequantized` lists those whose type (not float16) does not already say so.
     """
 
     kind: str
@@ -65,8 +95,8 @@ class OpSpec:
     @cached_property
     def key(self) -> str:
         """A stable text, the same in every process; `OpSpec.parse` reads it."""
-        operands = [("@" if i in self.constants else "") + _tensor_text(t) for i, t in enumerate(self.inputs)]
-        words = [self.kind, *operands, "->", *(_tensor_text(t) for t in self.outputs)]
+        operands = [("@" if i in self.constants else "") + tensor_text(t) for i, t in enumerate(self.inputs)]
+        words = [self.kind, *operands, "->", *(tensor_text(t) for t in self.outputs)]
         return " ".join(words + [f"{name}={_attr_text(value)}" for name, value in self.attrs])
 
     @classmethod
@@ -95,22 +125,28 @@ class OpSpec:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products; 0 for every other operator."""
-        if self.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            _, kh, kw, per_group = self.inputs[1].shape
-            return self.outputs[0].elements * kh * kw * (per_group if self.kind == "CONV_2D" else 1)
-        if self.kind == "TRANSPOSE_CONV":
-            out, kh, kw, _ = self.inputs[0].shape
-            return self.inputs[1].elements * kh * kw * out
-        if self.kind == "FULLY_CONNECTED":
-            return self.outputs[0].elements * self.inputs[1].shape[1]
-        if self.kind == "BATCH_MATMUL":
-            return self.outputs[0].elements * self.inputs[0].shape[-1]
+        if len(self.inputs) < 2 or not self.outputs:
+            return 0
+        first, second, results = self.inputs[0].shape, self.inputs[1].shape, self.outputs[0].elements
+        match self.kind, first, second:
+            case "CONV_2D", _, (_, kh, kw, per_group):
+                return results * kh * kw * per_group
+            case "DEPTHWISE_CONV_2D", _, (_, kh, kw, _):
+                return results * kh * kw
+            case "CONV_3D", _, (kd, kh, kw, channels, _):
+                return results * kd * kh * kw * channels
+            case "TRANSPOSE_CONV", (out, kh, kw, _), _:
+                return self.inputs[1].elements * kh * kw * out
+            case "FULLY_CONNECTED", _, (_, columns):
+                return results * columns
+            case "BATCH_MATMUL", (*_, rows, columns), _:
+                return results * (rows if self.attr("adj_x") else columns)
         return 0
 
 
 @dataclass(frozen=True)
 class Op:
-    """One TFLite operator with its fused activation, in a Graph. Inputs and outputs name tensors."""
+    """One TFLite operator with its fused activation, in a Graph. Inputs and outputs name tensors, "" an absent operand."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -118,6 +154,8 @@ class Op:
     attrs: Attrs = ()
     source: str = field(default="", compare=False)
     """Where it comes from: the module path in the torch network, for reports and errors."""
+    version: int = field(default=0, compare=False)
+    """TFLite's version of the operator, where a file said so; 0 leaves it to the writer."""
 
     def attr(self, name: str, default: AttrValue | None = None) -> AttrValue | None:
         return dict(self.attrs).get(name, default)
@@ -127,7 +165,9 @@ class Op:
 class Graph:
     """Operators in execution order. `tensors` describes every tensor, `weights` holds the constant ones.
 
-    Raises ExportError where an operator reads a tensor that nothing has produced.
+    `quantization` says what stored integers mean, `variables` names the tensors that keep their values between inferences, and
+    `dynamic` gives shapes with -1 for the dimensions that may be changed before running. Raises ExportError where an operator
+    reads a tensor that nothing has produced.
     """
 
     ops: tuple[Op, ...]
@@ -135,15 +175,19 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     weights: Mapping[str, Array]
+    quantization: Mapping[str, Quantization] = field(default_factory=dict)
+    variables: frozenset[str] = frozenset()
+    dynamic: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    name: str = "main"
 
     def __post_init__(self) -> None:
-        known = {*self.inputs, *self.weights}
+        known = {"", *self.inputs, *self.weights, *self.variables}
         for op in self.ops:
             missing = [t for t in op.inputs if t not in known]
             if missing:
                 raise ExportError(f"{op.kind} at {op.source or '?'} reads {missing[0]!r}, which nothing produces before it")
             known.update(op.outputs)
-        undescribed = sorted(t for t in {*known, *self.outputs} if t not in self.tensors)
+        undescribed = sorted(t for t in {*known, *self.outputs} - {""} if t not in self.tensors)
         if undescribed or not known.issuperset(self.outputs):
             raise ExportError(f"tensors without shape or producer: {undescribed or sorted(set(self.outputs) - known)}")
 
@@ -151,37 +195,71 @@ class Graph:
         """How often each tensor is read, the graph's outputs included."""
         return Counter([t for op in self.ops for t in op.inputs] + list(self.outputs))
 
+    def groups(self) -> tuple[tuple[Op, ...], ...]:
+        """For each of `operators()` the operators that a device executes as that one, the principal one last.
+
+        A PAD that only a VALID convolution reads belongs to the convolution. What turns a constant into another (DEQUANTIZE,
+        DENSIFY) runs once, not at every inference: it belongs to all who read its result.
+        """
+        return self._groups
+
     @cached_property
-    def _operators(self) -> tuple[tuple[OpSpec, Op], ...]:
+    def _groups(self) -> tuple[tuple[Op, ...], ...]:
         reads = self.consumers()
         pads = {op.outputs[0]: op for op in self.ops if _is_spatial_pad(op) and reads[op.outputs[0]] == 1}
-        taken = {op.inputs[0] for op in self.ops if _takes_pad(op)} & pads.keys()
-        return tuple(
-            (self._spec(op, pads[op.inputs[0]] if _takes_pad(op) and op.inputs[0] in taken else None), op)
-            for op in self.ops
-            if op.outputs[0] not in taken
-        )
+        pads = {op.inputs[0]: pads[op.inputs[0]] for op in self.ops if _takes_pad(op) and op.inputs[0] in pads}
+        once: dict[str, tuple[Op, ...]] = {}
+        groups = []
+        for op in self.ops:
+            pad = tuple(pads[t] for t in op.inputs[:1] if t in pads)
+            before = tuple(dict.fromkeys(o for reader in (*pad, op) for t in reader.inputs for o in once.get(t, ())))
+            if self._runs_once(op, once) and reads[op.outputs[0]]:
+                once[op.outputs[0]] = (*before, op)
+            elif not op.outputs or op.outputs[0] not in pads:
+                groups.append((*before, *pad, op))
+        return tuple(groups)
 
-    def _spec(self, op: Op, pad: Op | None) -> OpSpec:
-        names = op.inputs if pad is None else (pad.inputs[0], *op.inputs[1:])
-        values = dict(op.attrs)
-        if pad is not None:
-            values["pad"] = pad.attr("paddings")[2:6]  # type: ignore[index]
-        return OpSpec(
-            op.kind,
-            tuple(self.tensors[t] for t in names),
-            tuple(self.tensors[t] for t in op.outputs),
-            attrs(**values),
-            tuple(i for i, t in enumerate(names) if t in self.weights),
-        )
+    def _runs_once(self, op: Op, once: Mapping[str, tuple[Op, ...]]) -> bool:
+        if op.kind not in ("DEQUANTIZE", "DENSIFY") or len(op.inputs) != 1 or len(op.outputs) != 1:
+            return False
+        before = [o.kind for o in once.get(op.inputs[0], ())]
+        constant = op.inputs[0] in self.weights or (before == ["DENSIFY"] and op.kind == "DEQUANTIZE")
+        return constant and op.outputs[0] not in self.outputs
+
+    @cached_property
+    def _operators(self) -> tuple[OpSpec, ...]:
+        return tuple(self._spec(group) for group in self._groups)
+
+    def _spec(self, group: tuple[Op, ...]) -> OpSpec:
+        op, values = group[-1], dict(group[-1].attrs)
+        names, stored, expanded = list(op.inputs), dict[str, str](), []
+        for part in group[:-1]:
+            if part.kind == "PAD":
+                names[0] = part.inputs[0]
+                values["pad"] = part.attr("paddings")[2:6]  # type: ignore[index]
+            else:
+                stored[part.outputs[0]] = stored.get(part.inputs[0], part.inputs[0])
+        while names and not names[-1]:
+            names.pop()
+        operands = []
+        for i, name in enumerate(names):
+            operand = self.tensors[name] if name else ABSENT
+            if name in stored:
+                operand = TensorSpec(operand.shape, self.tensors[stored[name]].dtype)
+                expanded += [i] if operand.dtype != "float16" else []
+            operands.append(operand)
+        if expanded:
+            values["dequantized"] = tuple(expanded)
+        constants = tuple(i for i, name in enumerate(names) if name in self.weights or name in stored)
+        return OpSpec(op.kind, tuple(operands), tuple(self.tensors[t] for t in op.outputs), attrs(**values), constants)
 
     def operators(self) -> list[OpSpec]:
-        """What a device executes, in order; a PAD in front of a convolution is part of the convolution."""
-        return [spec for spec, _ in self._operators]
+        """What a device executes, in order; see `groups` for what counts as one operator."""
+        return list(self._operators)
 
     def sources(self) -> list[str]:
         """For each of `operators()` the module path it comes from."""
-        return [op.source for _, op in self._operators]
+        return [group[-1].source for group in self._groups]
 
     def macs(self) -> int:
         """Multiply-accumulates of one inference."""
@@ -189,7 +267,7 @@ class Graph:
 
     def params(self) -> int:
         """Elements of all weights, each counted once."""
-        return sum(int(np.size(w)) for w in self.weights.values())
+        return sum(self.tensors[name].elements for name in self.weights)
 
 
 def macs_of(operators: Iterable[OpSpec]) -> int:
@@ -202,14 +280,17 @@ def params_of(operators: Iterable[OpSpec]) -> int:
 
 def _is_spatial_pad(op: Op) -> bool:
     paddings = op.attr("paddings")
-    return op.kind == "PAD" and isinstance(paddings, tuple) and len(paddings) == 8 and not any(paddings[:2] + paddings[6:])
+    if op.kind != "PAD" or len(op.outputs) != 1 or not isinstance(paddings, tuple):
+        return False
+    return len(paddings) == 8 and not any(paddings[:2] + paddings[6:])
 
 
 def _takes_pad(op: Op) -> bool:
-    return op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and op.attr("padding") == "VALID"
+    return bool(op.inputs) and op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and op.attr("padding") == "VALID"
 
 
-def _tensor_text(t: TensorSpec) -> str:
+def tensor_text(t: TensorSpec) -> str:
+    """1x8x8x3:int8 for example; float32 is not said."""
     shape = "x".join(map(str, t.shape)) or "scalar"
     return shape if t.dtype == "float32" else f"{shape}:{t.dtype}"
 
@@ -217,7 +298,7 @@ def _tensor_text(t: TensorSpec) -> str:
 def _tensor_of(text: str) -> TensorSpec:
     shape, _, dtype = text.partition(":")
     dims = () if shape == "scalar" else tuple(int(n) for n in shape.split("x"))
-    return TensorSpec(dims, np.dtype(dtype or "float32").name)
+    return TensorSpec(dims, dtype if dtype in WITHOUT_NUMPY else np.dtype(dtype or "float32").name)
 
 
 def _attr_text(value: AttrValue) -> str:
@@ -225,12 +306,18 @@ def _attr_text(value: AttrValue) -> str:
         return "(" + ",".join(map(str, value)) + ")"
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else f'"{quote(value)}"'
+    return repr(value)
 
 
 def _attr_of(text: str) -> AttrValue:
     if text.startswith("("):
         return tuple(int(n) for n in text[1:-1].split(",") if n)
+    if _PLAIN.fullmatch(text):
+        return text
+    if text.startswith('"'):
+        return unquote(text[1:-1])
     if text in ("true", "false"):
         return text == "true"
     if re.fullmatch(r"-?\d+", text):

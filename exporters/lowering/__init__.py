@@ -1,5 +1,27 @@
 """ATen operators -> Graph operators, grouped; importing this package fills `registry.LOWERINGS`."""
 
-from paceline.exporters.lowering import arithmetic, convolution, pooling, rearrange
+from paceline.exporters.lowering import (
+    activations,
+    arithmetic,
+    convolution,
+    gathering,
+    normalisation,
+    pooling,
+    products,
+    rearrange,
+    reductions,
+    resizing,
+)
 
-__all__ = ["arithmetic", "convolution", "pooling", "rearrange"]
+__all__ = [
+    "activations",
+    "arithmetic",
+    "convolution",
+    "gathering",
+    "normalisation",
+    "pooling",
+    "products",
+    "rearrange",
+    "reductions",
+    "resizing",
+]

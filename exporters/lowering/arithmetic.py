@@ -1,64 +1,67 @@
-"""Elementwise operators: arithmetic with broadcasting, activations, softmax."""
+"""Arithmetic with broadcasting."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
-import numpy as np
+import torch
 
 from paceline.exporters.draft import Draft, Shape
-from paceline.exporters.lowering.layout import broadcastable, graph_ordered, nhwc, permuted, torch_ordered
-from paceline.exporters.lowering.registry import Constant, LoweringError, Operand, Value, known, lowers
+from paceline.exporters.lowering.elementwise import binary, unary
+from paceline.exporters.lowering.registry import LoweringError, computed, known, lowers
+from paceline.exporters.lowering.values import Constant, Operand, Value
 
 
-def binary(draft: Draft, kind: str, a: Operand, b: Operand) -> Value:
-    """An elementwise operator on two operands, at least one of them computed."""
-    shapes = [() if isinstance(x, int | float) else x.shape for x in (a, b)]
-    shape = tuple(np.broadcast_shapes(*shapes))
-    names = [broadcastable(draft, a, b, shape), broadcastable(draft, b, a, shape)]
-    attributes = {} if kind in ("MAXIMUM", "MINIMUM") else {"activation": "NONE"}
-    return Value(draft.emit(kind, names, nhwc(shape), **attributes), shape)
-
-
-def unary(draft: Draft, kind: str, x: Value, **attributes: float) -> Value:
-    return Value(draft.emit(kind, [x.name], nhwc(x.shape), **attributes), x.shape)
-
-
-def _times(draft: Draft, x: Operand, factor: float) -> Operand:
-    if factor == 1:
+def scaled(draft: Draft, x: Operand, by: float) -> Operand:
+    """`x` times the number `by`."""
+    if by == 1:
         return x
     if isinstance(x, Constant):
-        return dataclasses.replace(x, tensor=x.tensor * factor)
-    return binary(draft, "MUL", x, factor) if isinstance(x, Value) else x * factor
+        return dataclasses.replace(x, tensor=x.tensor * by)
+    return binary(draft, "MUL", x, by) if isinstance(x, Value) else x * by
 
 
 @lowers("add")
 def add(draft: Draft, shape: Shape, a: Operand, b: Operand, alpha: float = 1) -> Value:
-    return binary(draft, "ADD", a, _times(draft, b, alpha))
+    return binary(draft, "ADD", a, scaled(draft, b, alpha))
 
 
 @lowers("sub", "subtract")
 def sub(draft: Draft, shape: Shape, a: Operand, b: Operand, alpha: float = 1) -> Value:
-    return binary(draft, "SUB", a, _times(draft, b, alpha))
+    return binary(draft, "SUB", a, scaled(draft, b, alpha))
 
 
 @lowers("rsub")
 def rsub(draft: Draft, shape: Shape, a: Operand, b: Operand, alpha: float = 1) -> Value:
-    return binary(draft, "SUB", b, _times(draft, a, alpha))
+    return binary(draft, "SUB", b, scaled(draft, a, alpha))
 
 
 @lowers("mul", "multiply")
 def mul(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
+    if isinstance(a, Value) and a == b:
+        return unary(draft, "SQUARE", a)
     return binary(draft, "MUL", a, b)
 
 
-@lowers("div.Tensor", "div.Scalar")
+@lowers("div.Tensor", "div.Scalar", "divide.Tensor", "true_divide.Tensor")
 def div(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
     if isinstance(b, Constant):
         return binary(draft, "MUL", a, Constant(b.name, 1 / b.tensor.double()))
     return binary(draft, "DIV", a, b) if isinstance(b, Value) else binary(draft, "MUL", a, 1 / b)
+
+
+@lowers("div.Tensor_mode", "div.Scalar_mode", "floor_divide")
+def rounded_div(draft: Draft, shape: Shape, a: Operand, b: Operand, rounding: str | None = "floor") -> Value:
+    if isinstance(b, Value):
+        quotient = binary(draft, "DIV", a, b)
+    else:  # a product with the reciprocal may fall on the other side of a whole number
+        quotient = binary(draft, "DIV", a, b) if rounding else div(draft, shape, a, b)
+    if rounding is None:
+        return quotient
+    if rounding == "floor":
+        return unary(draft, "FLOOR", quotient)
+    raise LoweringError(f"a division rounded by {rounding!r}", "use rounding_mode='floor'")
 
 
 @lowers("neg")
@@ -71,38 +74,31 @@ def reciprocal(draft: Draft, shape: Shape, x: Value) -> Value:
     return binary(draft, "DIV", 1, x)
 
 
-@lowers("square")
-def square(draft: Draft, shape: Shape, x: Value) -> Value:
-    return binary(draft, "MUL", x, x)
+@lowers("addcmul")
+def addcmul(draft: Draft, shape: Shape, c: Operand, a: Operand, b: Operand, value: float = 1) -> Value:
+    if isinstance(a, Constant) and isinstance(b, Constant):
+        return binary(draft, "ADD", c, Constant(a.name, a.tensor * b.tensor * value))
+    return binary(draft, "ADD", c, scaled(draft, binary(draft, "MUL", a, b), value))
 
 
-@lowers("maximum")
+@lowers("addcdiv")
+def addcdiv(draft: Draft, shape: Shape, c: Operand, a: Operand, b: Operand, value: float = 1) -> Value:
+    return binary(draft, "ADD", c, scaled(draft, div(draft, shape, a, b), value))
+
+
+@lowers("lerp")
+def lerp(draft: Draft, shape: Shape, start: Operand, end: Operand, weight: Operand) -> Value:
+    return binary(draft, "ADD", start, binary(draft, "MUL", binary(draft, "SUB", end, start), weight))
+
+
+@lowers("maximum", "max.other")
 def maximum(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
     return binary(draft, "MAXIMUM", a, b)
 
 
-@lowers("minimum")
+@lowers("minimum", "min.other")
 def minimum(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
     return binary(draft, "MINIMUM", a, b)
-
-
-@lowers("clamp", "hardtanh", "clip")
-def clamp(draft: Draft, shape: Shape, x: Value, low: Operand | None, high: Operand | None) -> Value:
-    if low == 0 and high in (None, math.inf, 6):
-        return unary(draft, "RELU6" if high == 6 else "RELU", x)
-    if low is not None and low != -math.inf:
-        x = binary(draft, "MAXIMUM", x, low)
-    return x if high is None or high == math.inf else binary(draft, "MINIMUM", x, high)
-
-
-@lowers("clamp_min")
-def clamp_min(draft: Draft, shape: Shape, x: Value, low: Operand) -> Value:
-    return clamp(draft, shape, x, low, None)
-
-
-@lowers("clamp_max")
-def clamp_max(draft: Draft, shape: Shape, x: Value, high: Operand) -> Value:
-    return clamp(draft, shape, x, None, high)
 
 
 def _register_unary(operator: str, kind: str) -> None:
@@ -111,51 +107,97 @@ def _register_unary(operator: str, kind: str) -> None:
         return unary(draft, kind, x)
 
 
-for _operator, _kind in {
-    "relu": "RELU",
-    "relu6": "RELU6",
-    "sigmoid": "LOGISTIC",
-    "tanh": "TANH",
-    "hardswish": "HARD_SWISH",
-}.items():
-    _register_unary(_operator, _kind)
+for _name in ("abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "floor", "ceil", "square", "sign"):
+    _register_unary(_name, _name.upper())
 
 
-@lowers("hardsigmoid")
-def hardsigmoid(draft: Draft, shape: Shape, x: Value) -> Value:
-    return binary(draft, "MUL", unary(draft, "RELU6", binary(draft, "ADD", x, 3)), 1 / 6)
+@lowers("round")
+def round_(draft: Draft, shape: Shape, x: Value) -> Value:
+    return unary(draft, "ROUND", x)
 
 
-@lowers("silu")
-def silu(draft: Draft, shape: Shape, x: Value) -> Value:
-    return binary(draft, "MUL", x, unary(draft, "LOGISTIC", x))
+def _register_logarithm(operator: str, base: float) -> None:
+    @lowers(operator)
+    def lower(draft: Draft, shape: Shape, x: Value) -> Value:
+        return binary(draft, "MUL", unary(draft, "LOG", x), 1 / math.log(base))
 
 
-@lowers("leaky_relu")
-def leaky_relu(draft: Draft, shape: Shape, x: Value, slope: float) -> Value:
-    return unary(draft, "LEAKY_RELU", x, alpha=float(slope))
+_register_logarithm("log2", 2)
+_register_logarithm("log10", 10)
 
 
-@lowers("prelu")
-def prelu(draft: Draft, shape: Shape, x: Value, weight: Constant) -> Value:
-    weight = known(weight, "slope")
-    slopes = weight.tensor.detach().cpu().numpy()
-    if slopes.size == 1:
-        return unary(draft, "LEAKY_RELU", x, alpha=float(slopes.item()))
-    if len(shape) not in (2, 4):
-        raise LoweringError(f"a PReLU of one slope per channel needs a 2-D or 4-D input, not {shape}", "use one slope for all")
-    alpha = draft.constant(weight.name, slopes.reshape((1,) * (len(shape) - 2) + (-1,)).astype(np.float32))
-    return Value(draft.emit("PRELU", [x.name, alpha], nhwc(shape)), shape)
+@lowers("log1p")
+def log1p(draft: Draft, shape: Shape, x: Value) -> Value:
+    return unary(draft, "LOG", binary(draft, "ADD", x, 1))
 
 
-@lowers("softmax.int", "_softmax")
-def softmax(draft: Draft, shape: Shape, x: Value, dim: int, *_: Any) -> Value:
-    rank = len(shape)
-    dim %= rank
-    if rank == 4 and dim == 1:
-        return unary(draft, "SOFTMAX", x, beta=1.0)
-    order = [d for d in range(rank) if d != dim] + [dim]
-    moved = permuted(draft, x, order)
-    ordered = torch_ordered(draft, moved)
-    result = draft.emit("SOFTMAX", [ordered], draft.shapes[ordered], beta=1.0)
-    return permuted(draft, graph_ordered(draft, result), [order.index(d) for d in range(rank)])
+@lowers("expm1")
+def expm1(draft: Draft, shape: Shape, x: Value) -> Value:
+    return binary(draft, "SUB", unary(draft, "EXP", x), 1)
+
+
+@lowers("exp2")
+def exp2(draft: Draft, shape: Shape, x: Value) -> Value:
+    return unary(draft, "EXP", binary(draft, "MUL", x, math.log(2)))
+
+
+@lowers("pow.Tensor_Scalar")
+def pow_(draft: Draft, shape: Shape, x: Value, exponent: float) -> Value:
+    roots = {0.5: "SQRT", -0.5: "RSQRT"}
+    if exponent in roots:
+        return unary(draft, roots[exponent], x)
+    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
+        power = _whole_power(draft, x, abs(int(exponent)))
+        return power if exponent > 0 else binary(draft, "DIV", 1, power)
+    return binary(draft, "POW", x, exponent)
+
+
+def _whole_power(draft: Draft, x: Value, exponent: int) -> Value:
+    if exponent == 1:
+        return x
+    half = unary(draft, "SQUARE", _whole_power(draft, x, exponent // 2))
+    return binary(draft, "MUL", half, x) if exponent % 2 else half
+
+
+@lowers("pow.Scalar")
+def power_of(draft: Draft, shape: Shape, base: float, x: Value) -> Value:
+    if base <= 0:
+        raise LoweringError(f"it raises {base:g} to a power", "use a positive base")
+    return unary(draft, "EXP", binary(draft, "MUL", x, math.log(base)))
+
+
+@lowers("pow.Tensor_Tensor")
+def power(draft: Draft, shape: Shape, base: Operand, exponent: Operand) -> Value:
+    if isinstance(exponent, Constant) and exponent.tensor.numel() == 1:
+        return pow_(draft, shape, computed(base, "base"), exponent.tensor.item())
+    return binary(draft, "POW", base, exponent)
+
+
+@lowers("where.self", "where.ScalarOther", "where.ScalarSelf")
+def where(draft: Draft, shape: Shape, condition: Operand, a: Operand, b: Operand) -> Value:
+    """Chosen by a constant mask: one operand times the mask plus the other times its opposite, exact for finite numbers."""
+    mask = known(condition, "condition").tensor
+    chosen = _kept(draft, a, mask), _kept(draft, b, ~mask)
+    values = [x for x in chosen if isinstance(x, Value)]
+    constants = [x for x in chosen if isinstance(x, Constant)]
+    if constants and not constants[0].tensor.any():
+        return values[0]
+    if constants and bool(torch.isinf(constants[0].tensor[constants[0].tensor != 0]).all()):
+        # infinity wins over whatever is there: no need to mask that
+        return binary(draft, "ADD", computed(a if isinstance(a, Value) else b, "operand"), constants[0])
+    return binary(draft, "ADD", chosen[0], chosen[1])
+
+
+def _kept(draft: Draft, x: Operand, mask: torch.Tensor) -> Value | Constant:
+    """`x` where the mask holds, zero elsewhere."""
+    if isinstance(x, Value):
+        return binary(draft, "MUL", x, Constant(f"{draft.label}/mask", mask.float()))
+    tensor = x.tensor if isinstance(x, Constant) else torch.tensor(float(x))
+    return Constant(f"{draft.label}/values", torch.where(mask, tensor, torch.zeros((), dtype=tensor.dtype)))
+
+
+@lowers("masked_fill")
+def masked_fill(draft: Draft, shape: Shape, x: Value, mask: Operand, value: Operand) -> Value:
+    if isinstance(mask, Constant) and not mask.tensor.any():
+        return x
+    return where(draft, shape, mask, value, computed(x, "input"))

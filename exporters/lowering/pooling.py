@@ -1,24 +1,27 @@
-"""Pooling, reductions over dimensions, resizing."""
+"""Pooling."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from paceline.exporters.draft import Draft, Shape
-from paceline.exporters.lowering.layout import axis, graph_ordered, nhwc, transposed
-from paceline.exporters.lowering.registry import LoweringError, Value, image, lowers, pair
+from paceline.exporters.lowering.elementwise import binary
+from paceline.exporters.lowering.layout import emitted, image, reshaped
+from paceline.exporters.lowering.products import along
+from paceline.exporters.lowering.rearrange import concatenated, sliced
+from paceline.exporters.lowering.reductions import reduced
+from paceline.exporters.lowering.registry import computed, lowers, pair
+from paceline.exporters.lowering.values import Constant, Value
 
 _LOWEST = float(np.finfo(np.float32).min)
+Borders = tuple[int, int, int, int]
 
 
-def _borders(
-    x: Value, shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> tuple[int, int, int, int]:
+def _borders(x: Value, shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Borders:
     """(top, bottom, left, right) that make a VALID pool give `shape`; ceil_mode needs more at the end than at the start."""
     needed = [
         max((out - 1) * s + k - size - p, 0)
@@ -27,7 +30,7 @@ def _borders(
     return padding[0], needed[0], padding[1], needed[1]
 
 
-def _is_same(x: Value, shape: Shape, stride: tuple[int, int], borders: tuple[int, int, int, int]) -> bool:
+def _is_same(x: Value, shape: Shape, stride: tuple[int, int], borders: Borders) -> bool:
     """Whether TFLite's SAME puts its padding exactly there: `borders` hold no more than the last window needs."""
     return all(
         out == -(-size // s) and after - before in (0, 1)
@@ -35,23 +38,24 @@ def _is_same(x: Value, shape: Shape, stride: tuple[int, int], borders: tuple[int
     )
 
 
-def _padded(draft: Draft, x: Value, borders: tuple[int, int, int, int], kind: str, **value: float) -> str:
-    n, h, w, c = nhwc(x.shape)
+def _padded(draft: Draft, x: Value, borders: Borders, kind: str, **value: float) -> Value:
     top, bottom, left, right = borders
-    shape = (n, h + top + bottom, w + left + right, c)
-    return draft.emit(kind, [x.name], shape, paddings=(0, 0, top, bottom, left, right, 0, 0), **value)
+    n, c, h, w = x.shape
+    shape = (n, c, h + top + bottom, w + left + right)
+    return emitted(draft, kind, [x.name], shape, paddings=(0, 0, top, bottom, left, right, 0, 0), **value)
 
 
 def _pool(
-    draft: Draft, kind: str, name: str, shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: str
+    draft: Draft, kind: str, x: Value, shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: str
 ) -> Value:
-    if kernel == stride == (1, 1):  # nothing to do; and XNNPACK computes garbage where RELU surrounds such a pool
-        return Value(name, shape)
-    pooled = draft.emit(kind, [name], nhwc(shape), filter=kernel, stride=stride, padding=padding, activation="NONE")
-    return Value(pooled, shape)
+    if kernel == (1, 1):  # XNNPACK refuses such a pool, and computes garbage where RELU surrounds it
+        for dim, step in zip((2, 3), stride, strict=True):
+            x = sliced(draft, x, dim, 0, x.shape[dim], step)
+        return x
+    return emitted(draft, kind, [x.name], shape, filter=kernel, stride=stride, padding=padding, activation="NONE")
 
 
-@lowers("max_pool2d")
+@lowers("max_pool2d", "max_pool2d_with_indices")
 def max_pool2d(
     draft: Draft,
     shape: Shape,
@@ -62,16 +66,34 @@ def max_pool2d(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> Value:
-    x, kernel = image(x), pair(kernel_size)
-    strides = pair(stride or kernel_size)
-    if pair(dilation) != (1, 1):
-        raise LoweringError("max pooling is dilated", "use dilation=1")
-    borders = _borders(x, shape, kernel, strides, pair(padding))
+    if len(shape) == 3:
+        batch = reshaped(draft, computed(x, "input"), (1, *x.shape))
+        return reshaped(draft, max_pool2d(draft, (1, *shape), batch, kernel_size, stride, padding, dilation, ceil_mode), shape)
+    x, kernel = image(draft, computed(x, "input", 4)), pair(kernel_size)
+    strides, dilations = pair(stride or kernel_size), pair(dilation)
+    spans = (dilations[0] * (kernel[0] - 1) + 1, dilations[1] * (kernel[1] - 1) + 1)
+    borders = _borders(x, shape, spans, strides, pair(padding))
+    if dilations != (1, 1):
+        x = _padded(draft, x, borders, "PADV2", value=_LOWEST) if any(borders) else x
+        return _dilated(draft, x, shape, kernel, strides, dilations)
     if not any(borders):
-        return _pool(draft, "MAX_POOL_2D", x.name, shape, kernel, strides, "VALID")
+        return _pool(draft, "MAX_POOL_2D", x, shape, kernel, strides, "VALID")
     if _is_same(x, shape, strides, borders):
-        return _pool(draft, "MAX_POOL_2D", x.name, shape, kernel, strides, "SAME")
+        return _pool(draft, "MAX_POOL_2D", x, shape, kernel, strides, "SAME")
     return _pool(draft, "MAX_POOL_2D", _padded(draft, x, borders, "PADV2", value=_LOWEST), shape, kernel, strides, "VALID")
+
+
+def _dilated(
+    draft: Draft, x: Value, shape: Shape, kernel: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
+) -> Value:
+    """Max pooling with gaps: the maximum of shifted slices, first along the height, then along the width."""
+    for dim, k, s, d in zip((2, 3), kernel, strides, dilations, strict=True):
+        reach = (shape[dim] - 1) * s + 1
+        parts = [sliced(draft, x, dim, i * d, i * d + reach, s) for i in range(k)]
+        x = parts[0]
+        for part in parts[1:]:
+            x = binary(draft, "MAXIMUM", x, part)
+    return x
 
 
 @lowers("avg_pool2d")
@@ -86,122 +108,103 @@ def avg_pool2d(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Value:
-    x, kernel = image(x), pair(kernel_size)
+    if len(shape) == 3:
+        batch = reshaped(draft, computed(x, "input"), (1, *x.shape))
+        options = kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        return reshaped(draft, avg_pool2d(draft, (1, *shape), batch, *options), shape)
+    x, kernel = image(draft, computed(x, "input", 4)), pair(kernel_size)
     strides, pads = pair(stride or kernel_size), pair(padding)
     borders = _borders(x, shape, kernel, strides, pads)
     ones = torch.ones(1, 1, *x.shape[2:], dtype=torch.float64)
     mean = F.avg_pool2d(ones, kernel, strides, pads, ceil_mode, count_include_pad, divisor_override)
     inside = F.avg_pool2d(ones, kernel, strides, pads, ceil_mode, divisor_override=1)
     if any(borders) and bool((mean == 1).all()) and _is_same(x, shape, strides, borders):
-        return _pool(draft, "AVERAGE_POOL_2D", x.name, shape, kernel, strides, "SAME")
-    name = _padded(draft, x, borders, "PAD") if any(borders) else x.name
-    pooled = _pool(draft, "AVERAGE_POOL_2D", name, shape, kernel, strides, "VALID")
+        return _pool(draft, "AVERAGE_POOL_2D", x, shape, kernel, strides, "SAME")
+    padded = _padded(draft, x, borders, "PAD") if any(borders) else x
+    pooled = _pool(draft, "AVERAGE_POOL_2D", padded, shape, kernel, strides, "VALID")
     # VALID divides by the whole window everywhere; where torch divides by less, a constant map makes up for it
     ratio = mean / inside * (kernel[0] * kernel[1])
     if torch.allclose(ratio, torch.ones_like(ratio), rtol=1e-12):
         return pooled
-    if bool((ratio == ratio.flatten()[0]).all()):
-        ratio = ratio.flatten()[0]
-    correction = ratio.numpy().reshape(ratio.shape and (*ratio.shape[2:], 1))
-    operands = [pooled.name, draft.constant(f"{draft.label}/divisor", correction)]
-    return Value(draft.emit("MUL", operands, nhwc(shape), activation="NONE"), shape)
+    uniform = bool((ratio == ratio.flatten()[0]).all())
+    return binary(draft, "MUL", pooled, float(ratio.flatten()[0]) if uniform else Constant(f"{draft.label}/divisor", ratio))
 
 
-def _windows(x: Value, shape: Shape) -> tuple[int, int]:
-    sizes = [(size // out, size % out) for size, out in zip(x.shape[2:], shape[2:], strict=True)]
-    if any(rest for _, rest in sizes):
-        raise LoweringError(
-            f"adaptive pooling from {x.shape[2:]} to {shape[2:]} has windows of different sizes",
-            "choose an output size that divides the input size",
-        )
-    return sizes[0][0], sizes[1][0]
+def _windows(size: int, out: int) -> list[tuple[int, int]]:
+    """Start and end of the windows of adaptive pooling from `size` to `out` elements."""
+    return [(i * size // out, -(-(i + 1) * size // out)) for i in range(out)]
+
+
+def _uniform(x: Value, shape: Shape) -> tuple[int, int] | None:
+    """The window of an adaptive pool, if all its windows have one size and none overlap."""
+    if any(size % out for size, out in zip(x.shape[2:], shape[2:], strict=True)):
+        return None
+    return x.shape[2] // shape[2], x.shape[3] // shape[3]
 
 
 @lowers("adaptive_avg_pool2d")
 def adaptive_avg_pool2d(draft: Draft, shape: Shape, x: Value, output_size: Sequence[int]) -> Value:
-    x = image(x)
+    x = computed(x, "input")
+    if len(shape) == 3:
+        return reshaped(draft, adaptive_avg_pool2d(draft, (1, *shape), reshaped(draft, x, (1, *x.shape)), output_size), shape)
     if shape[2:] == (1, 1):
-        return _reduced(draft, "MEAN", x, (2, 3), True)
-    window = _windows(x, shape)
-    return _pool(draft, "AVERAGE_POOL_2D", x.name, shape, window, window, "VALID")
+        return reduced(draft, "MEAN", x, (2, 3), True)
+    window = _uniform(x, shape)
+    if window is not None:
+        return _pool(draft, "AVERAGE_POOL_2D", image(draft, x), shape, window, window, "VALID")
+    for dim in (2, 3):
+        if x.shape[dim] != shape[dim]:
+            matrix = np.zeros((shape[dim], x.shape[dim]))
+            for row, (start, end) in enumerate(_windows(x.shape[dim], shape[dim])):
+                matrix[row, start:end] = 1 / (end - start)
+            x = along(draft, x, dim, matrix)
+    return x
 
 
 @lowers("adaptive_max_pool2d")
 def adaptive_max_pool2d(draft: Draft, shapes: tuple[Shape, Shape], x: Value, output_size: Sequence[int]) -> tuple[Value, None]:
-    x = image(x)
-    if shapes[0][2:] == (1, 1):
-        return _reduced(draft, "REDUCE_MAX", x, (2, 3), True), None
-    window = _windows(x, shapes[0])
-    return _pool(draft, "MAX_POOL_2D", x.name, shapes[0], window, window, "VALID"), None
+    shape = shapes[0]
+    x = computed(x, "input", 4)
+    if shape[2:] == (1, 1):
+        return reduced(draft, "REDUCE_MAX", x, (2, 3), True), None
+    window = _uniform(x, shape)
+    if window is not None:
+        return _pool(draft, "MAX_POOL_2D", image(draft, x), shape, window, window, "VALID"), None
+    for dim in (2, 3):
+        rows = [sliced(draft, x, dim, start, end) for start, end in _windows(x.shape[dim], shape[dim])]
+        x = concatenated(draft, [reduced(draft, "REDUCE_MAX", row, [dim], True) for row in rows], dim)
+    return x, None
 
 
-def _reduced(draft: Draft, kind: str, x: Value, dims: Sequence[int] | None, keepdim: bool) -> Value:
-    rank = len(x.shape)
-    gone = {d % rank for d in dims} if dims else set(range(rank))
-    kept = [d for d in range(rank) if d not in gone]
-    axes = tuple(sorted(axis(d, rank) for d in gone))
-    if keepdim:
-        shape = tuple(1 if d in gone else n for d, n in enumerate(x.shape))
-        return Value(draft.emit(kind, [x.name], nhwc(shape), axes=axes, keep_dims=True), shape)
-    order = sorted(kept, key=lambda d: axis(d, rank))
-    name = draft.emit(kind, [x.name], tuple(x.shape[d] for d in order), axes=axes, keep_dims=False)
-    return graph_ordered(draft, transposed(draft, name, [order.index(d) for d in kept]))
+def _register_flat(operator: str) -> None:
+    """Pooling in one dimension: of a map that is one element high."""
+
+    @lowers(f"{operator}_pool1d")
+    def lower(
+        draft: Draft,
+        shape: Shape,
+        x: Value,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        *options: bool | Sequence[int],
+    ) -> Value:
+        high = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1]))
+        wide = (*shape[:-1], 1, shape[-1])
+        ends = (1, *kernel), (1, *(stride or kernel)), (0, *padding)
+        if operator == "avg":
+            pooled = avg_pool2d(draft, wide, high, *ends, bool(options[0]), bool(options[1]), None)
+        else:
+            assert isinstance(options[0], Sequence)
+            pooled = max_pool2d(draft, wide, high, *ends, (1, *options[0]), bool(options[1]))
+        return reshaped(draft, pooled, shape)
 
 
-def _register_reduction(operator: str, kind: str) -> None:
-    @lowers(operator)
-    def lower(draft: Draft, shape: Shape, x: Value, dims: Sequence[int] | None, keepdim: bool, *_: Any) -> Value:
-        return _reduced(draft, kind, x, dims, keepdim)
+_register_flat("avg")
+_register_flat("max")
 
 
-for _operator, _kind in {"mean.dim": "MEAN", "sum.dim_IntList": "SUM", "amax": "REDUCE_MAX"}.items():
-    _register_reduction(_operator, _kind)
-
-
-@lowers("mean.default")
-def mean(draft: Draft, shape: Shape, x: Value, dtype: Any) -> Value:
-    return _reduced(draft, "MEAN", x, None, False)
-
-
-@lowers("sum.default")
-def total(draft: Draft, shape: Shape, x: Value, dtype: Any) -> Value:
-    return _reduced(draft, "SUM", x, None, False)
-
-
-@lowers("max.dim")
-def max_dim(draft: Draft, shapes: tuple[Shape, Shape], x: Value, dim: int, keepdim: bool) -> tuple[Value, None]:
-    return _reduced(draft, "REDUCE_MAX", x, [dim], keepdim), None
-
-
-def _resize(draft: Draft, kind: str, x: Value, shape: Shape, align_corners: bool, half_pixel_centers: bool) -> Value:
-    flags = {"align_corners": align_corners, "half_pixel_centers": half_pixel_centers}
-    return Value(draft.emit(kind, [x.name], nhwc(shape), **flags), shape)
-
-
-def _same_scale(x: Value, shape: Shape, scales: Sequence[float] | None) -> None:
-    """torch maps positions by the scale factor it was given, TFLite by the ratio of the sizes."""
-    for size, out, factor in zip(x.shape[2:], shape[2:], scales or (), strict=False):
-        if abs(size * factor - out) > 1e-6:
-            raise LoweringError(
-                f"resizing {size} by {factor:g} to {out} maps pixels by the factor, not by the ratio of the sizes",
-                "pass size=, or recompute_scale_factor=True",
-            )
-
-
-@lowers("upsample_bilinear2d.vec")
-def bilinear(draft: Draft, shape: Shape, x: Value, size: Any, align_corners: bool, scales: Sequence[float] | None) -> Value:
-    if not align_corners:
-        _same_scale(x, shape, scales)
-    return _resize(draft, "RESIZE_BILINEAR", image(x), shape, align_corners, not align_corners)
-
-
-@lowers("upsample_nearest2d.vec")
-def nearest(draft: Draft, shape: Shape, x: Value, size: Any, scales: Sequence[float] | None) -> Value:
-    _same_scale(x, shape, scales)
-    return _resize(draft, "RESIZE_NEAREST_NEIGHBOR", image(x), shape, False, False)
-
-
-@lowers("_upsample_nearest_exact2d.vec")
-def nearest_exact(draft: Draft, shape: Shape, x: Value, size: Any, scales: Sequence[float] | None) -> Value:
-    _same_scale(x, shape, scales)
-    return _resize(draft, "RESIZE_NEAREST_NEIGHBOR", image(x), shape, False, True)
+@lowers("adaptive_avg_pool1d")
+def adaptive_avg_pool1d(draft: Draft, shape: Shape, x: Value, output_size: Sequence[int]) -> Value:
+    high = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1]))
+    return reshaped(draft, adaptive_avg_pool2d(draft, (*shape[:-1], 1, shape[-1]), high, (1, *output_size)), shape)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
-
 from paceline.errors import ExportError
+from paceline.exporters.lowering.values import Constant, Value
 
 
 class UnsupportedOperator(ExportError):  # noqa: N818 - reads as what it names
@@ -23,27 +21,6 @@ class LoweringError(Exception):
         self.reason, self.remedy = reason, remedy
 
 
-@dataclass(frozen=True)
-class Value:
-    """A tensor computed at run time: its name in the draft, its shape in torch's order (NCHW; the draft holds NHWC)."""
-
-    name: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A tensor known at export: a parameter, a buffer, or what was computed from such; `name` is its path."""
-
-    name: str
-    tensor: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-
-Operand = Value | Constant | float | int
 Lowering = Callable[..., Any]
 _Lowering = TypeVar("_Lowering", bound=Lowering)
 LOWERINGS: dict[str, Lowering] = {}
@@ -70,10 +47,12 @@ def known(argument: Any, what: str) -> Constant:
     return argument
 
 
-def image(argument: Any) -> Value:
-    """`argument`, where it must be a computed NCHW tensor."""
-    if not isinstance(argument, Value) or len(argument.shape) != 4:
-        raise LoweringError("its input is no batch of images (N, C, H, W)", "give the network 4-D inputs")
+def computed(argument: Any, what: str, rank: int | None = None) -> Value:
+    """`argument`, where it must be computed at run time and have `rank` dimensions."""
+    if not isinstance(argument, Value):
+        raise LoweringError(f"its {what} is a constant", f"compute the {what} from the network's input")
+    if rank is not None and len(argument.dims) != rank:
+        raise LoweringError(f"its {what} has {len(argument.dims)} dimensions", f"give it {rank} dimensions")
     return argument
 
 

@@ -229,7 +229,7 @@ def test_linear_on_channels_last_needs_no_transposes() -> None:
 
     worst, graph = difference(randomised(OnChannels()), image(1, 6, 3, 5))
     assert worst <= TOLERANCE
-    assert [op.kind for op in graph.ops] == ["FULLY_CONNECTED"]
+    assert [op.kind for op in graph.ops] == ["CONV_2D"]
 
 
 KINDS = ["conv", "depthwise", "grouped", "transposed", "max", "average", "repvgg", "inverted", "squeeze", "shuffle"]
