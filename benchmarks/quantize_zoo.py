@@ -31,9 +31,9 @@ from zoo import NETWORKS
 from paceline.devices.local import LocalDevice
 from paceline.errors import PacelineError
 from paceline.exporters import tflite
-from paceline.exporters.calibration import Calibration
-from paceline.exporters.precision_report import PrecisionReport, compare
-from paceline.exporters.quantize import quantised
+from paceline.exporters.precision.calibration import Calibration
+from paceline.exporters.precision.quantize import quantised
+from paceline.exporters.precision.report import PrecisionReport, compare
 from paceline.exporters.timm_networks import randomised, timm_network
 from paceline.exporters.torch_graph import graph_of
 from paceline.measurement import Artifact

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor
 
 from paceline.errors import ExportError
-from paceline.exporters.precision_report import PrecisionReport
+from paceline.exporters.precision.report import PrecisionReport
 from paceline.graph import Array
 from paceline.measurement import Artifact
 
@@ -93,7 +92,8 @@ def _quantised(values: Array, detail: Mapping[str, Any]) -> Array:
     if detail["dtype"] == values.dtype or not scale:
         return values
     limits = np.iinfo(detail["dtype"])
-    return np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+    stored: Array = np.clip(np.round(values / scale) + zero_point, limits.min, limits.max).astype(detail["dtype"])
+    return stored
 
 
 def _dequantised(values: Array, detail: Mapping[str, Any]) -> Array:

@@ -18,12 +18,10 @@ from torch import Tensor, nn
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters import litert_torch, onnx, parity, tflite
 from paceline.exporters.artifact import Exported, ExportReport
-from paceline.exporters.calibration import Calibration
 from paceline.exporters.inspect import transposes_inside
 from paceline.exporters.parity import Parity
-from paceline.exporters.precision_report import PrecisionReport, compare
+from paceline.exporters.precision import Calibration, Interface, Precision, PrecisionReport, compare, quantised
 from paceline.exporters.provenance import KEY, Provenance, weights_hash
-from paceline.exporters.quantize import Interface, Precision, quantised
 from paceline.exporters.run_tflite import Kernels
 from paceline.exporters.torch_graph import lowered
 from paceline.files import write_atomically

@@ -17,7 +17,7 @@ from paceline.exporters.tracing import quiet
 
 
 def convert(module: nn.Module, examples: tuple[Tensor, ...]) -> bytes:
-    """The bytes of a `.tflite` whose 4-D inputs and outputs are NHWC. Raises ExportError where litert-torch is missing or fails."""
+    """A `.tflite` whose 4-D inputs and outputs are NHWC. Raises ExportError where litert-torch is missing or fails."""
     converter = _converter()
     with torch.no_grad():
         result = module(*(x.clone() for x in examples))

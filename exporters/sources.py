@@ -64,7 +64,7 @@ def load_source(source: str, shapes: Shapes = (), seed: int = 0) -> Source:
 
 
 def shape_of(text: str) -> tuple[int, ...]:
-    """"1x224x224x3" as numbers. Raises ConfigError for anything else."""
+    """ "1x224x224x3" as numbers. Raises ConfigError for anything else."""
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text):
         raise ConfigError(f"--input {text!r} is no shape; write it like 1x224x224x3 (NHWC for images)")
     return tuple(int(n) for n in text.split("x"))
@@ -91,7 +91,9 @@ def _from_factory(path: Path, factory: str, shapes: Shapes, seed: int) -> Source
         made, given = made
         example = given if isinstance(given, tuple) else (given,)
     if not isinstance(made, nn.Module) or not all(isinstance(x, Tensor) for x in example):
-        raise ExportError(f"{path}:{factory} returned {type(made).__name__}; return a torch.nn.Module, or (module, example input)")
+        raise ExportError(
+            f"{path}:{factory} returned {type(made).__name__}; return a torch.nn.Module, or (module, example input)"
+        )
     if shapes or not example:
         if not shapes:
             raise ExportError(f"{path}:{factory} returned a module only; name its input's shape: --input 1x224x224x3")
@@ -152,10 +154,12 @@ def _from_program(path: Path, shapes: Shapes, seed: int) -> Source:
 
 def _one_image(example: tuple[Tensor, ...], program: torch.export.ExportedProgram) -> tuple[Tensor, ...]:
     """A dynamic batch becomes 1."""
-    placeholders = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    dynamic = [not isinstance(nodes[name].meta["val"].shape[0], int) if nodes[name].meta["val"].ndim else False for name in placeholders]
-    return tuple(x[:1] if free else x for x, free in zip(example, dynamic, strict=True))
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [values[spec.arg.name] for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    return tuple(
+        x[:1] if isinstance(v, Tensor) and v.ndim and not isinstance(v.shape[0], int) else x
+        for x, v in zip(example, inputs, strict=True)
+    )
 
 
 def _from_run(folder: Path, shapes: Shapes, seed: int) -> Source:

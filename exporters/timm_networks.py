@@ -27,14 +27,16 @@ def timm_network(name: str, weights: Path | None = None) -> tuple[nn.Module, tup
     timm = _timm()
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ExportError(f"timm has no network {name!r}; " + (f"near ones: {', '.join(near)}" if near else "see timm.list_models()"))
+        raise ExportError(
+            f"timm has no network {name!r}; " + (f"near ones: {', '.join(near)}" if near else "see timm.list_models()")
+        )
     if weights is not None and not weights.is_file():
         raise ExportError(f"no file {weights} with weights for {name}; give a .safetensors or .pth file")
     with quiet():
         module: nn.Module = timm.create_model(name, pretrained=False)
     if weights is not None:
         _load(timm, module, name, weights)
-    return module.eval(), tuple(module.pretrained_cfg["input_size"])  # type: ignore[index,return-value]
+    return module.eval(), tuple(module.pretrained_cfg["input_size"])  # type: ignore[index]
 
 
 def _load(timm: Any, module: nn.Module, name: str, weights: Path) -> None:
@@ -62,9 +64,9 @@ def _declare_vision_operators() -> None:
     with contextlib.suppress(RuntimeError):
         importlib.import_module("torchvision")
         return
-    library = torch.library.Library("torchvision", "DEF")
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in _VISION:
-        library.define(f"{operator}(Tensor x) -> Tensor")
+        library.define(f"{operator}(Tensor x) -> Tensor")  # type: ignore[no-untyped-call]
     _declared.append(library)
 
 
@@ -78,6 +80,7 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+                assert part.running_var is not None
                 part.running_mean.copy_(uniform(part.running_mean, -0.2, 0.2))
                 part.running_var.copy_(uniform(part.running_mean, 0.5, 1.5))
                 if part.affine:

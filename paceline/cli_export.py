@@ -27,18 +27,19 @@ def export(
         Literal["fp32", "fp16", "dynamic", "int8"],
         typer.Option(help="fp16: weights only; dynamic: int8 weights; int8: weights and activations, needs --calibration."),
     ] = "fp32",
-    calibration: Annotated[
-        Path | None, typer.Option(help="Typical inputs: a folder of images, or a .npz of arrays.")
-    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="Typical inputs: a folder of images, or a .npz of arrays.")] = None,
     interface: Annotated[Literal["float", "int8"], typer.Option(help="What an int8 file takes and gives.")] = "float",
     shapes: Annotated[
-        list[str] | None, typer.Option("--input", help="An input's shape as in the file (NHWC): 1x224x224x3. Once for each input.")
+        list[str] | None,
+        typer.Option("--input", help="An input's shape in the file (NHWC), 1x224x224x3; once for each."),
     ] = None,
     onnx: Annotated[Path | None, typer.Option(help="Write this .onnx file too.")] = None,
     via: Annotated[
         Literal["paceline", "litert-torch"], typer.Option(help="litert-torch: the converter of that package, slower.")
     ] = "paceline",
-    merge: Annotated[bool, typer.Option("--merge", help="Merge re-parameterizable branches first (RepVGG, MobileOne …).")] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Merge parallel branches first (RepVGG, MobileOne …).")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of random weights and of the numbers the file is compared on.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
@@ -46,8 +47,8 @@ def export(
     import torch
 
     from paceline.exporters import export as exported
-    from paceline.exporters.calibration import Calibration
     from paceline.exporters.merge import check_merge, merged
+    from paceline.exporters.precision.calibration import Calibration
     from paceline.exporters.sources import load_source, shape_of, tensor_specs
 
     if out.suffix != ".tflite":
@@ -65,8 +66,11 @@ def export(
     if calibration is not None:
         rng = np.random.default_rng(seed)
         data = Calibration.of(calibration, tensor_specs(found.example), rng, found.mean, found.std)
-    options = {"precision": precision, "calibration": data, "interface": interface, "via": via, "source": text}
-    files = [exported(module, found.example, out, **options)]
+    files = [
+        exported(
+            module, found.example, out, precision=precision, calibration=data, interface=interface, via=via, source=text
+        )
+    ]
     if onnx is not None:
         files.append(exported(module, found.example, onnx, source=text))
     if as_json:

@@ -67,4 +67,3 @@ def _remove_identities(draft: Draft) -> None:
             kept.append(op)
     draft.ops = kept
     renamed(draft, names)
-

@@ -37,7 +37,10 @@ def _slices(draft: Draft, producer: Op, op: Op) -> Op | None:
     if not producer.kind == op.kind == "STRIDED_SLICE":
         return None
     touched = [
-        [(b, s) != (0, 1) or e != n for b, e, s, n in zip(*(ints(o, name) for name in ("begin", "end", "strides")), shape, strict=True)]
+        [
+            (b, s) != (0, 1) or e != n
+            for b, e, s, n in zip(*(ints(o, name) for name in ("begin", "end", "strides")), shape, strict=True)
+        ]
         for o, shape in ((producer, draft.shapes[producer.inputs[0]]), (op, draft.shapes[op.inputs[0]]))
     ]
     if any(a and b for a, b in zip(*touched, strict=True)):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters import tflite
-from paceline.exporters.calibration import Calibration
-from paceline.exporters.precision_report import PrecisionReport, compare
-from paceline.exporters.quantize import Precision, input_specs, quantised
+from paceline.exporters.precision.calibration import Calibration
+from paceline.exporters.precision.quantize import Precision, input_specs, quantised
+from paceline.exporters.precision.report import PrecisionReport, compare
 from paceline.exporters.torch_graph import graph_of
 from paceline.graph import Graph, Op, TensorSpec, attrs
 

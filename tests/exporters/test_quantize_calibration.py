@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from paceline.errors import ConfigError, DataError
-from paceline.exporters.calibration import IMAGENET_MEAN, IMAGENET_STD, Calibration, load_samples
+from paceline.exporters.precision.calibration import IMAGENET_MEAN, IMAGENET_STD, Calibration, load_samples
 from paceline.graph import TensorSpec
 
 COLOUR = {"x": TensorSpec((1, 6, 8, 3))}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paceline.exporters import tflite
-from paceline.exporters.int8_islands import joined
+from paceline.exporters.precision.int8_islands import joined
 from paceline.exporters.run_tflite import run
 from paceline.exporters.tflite import Model, model_of
 from paceline.graph import AttrValue, Graph, Op, Quantization, TensorSpec, attrs

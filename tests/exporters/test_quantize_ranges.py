@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paceline.exporters import tflite
-from paceline.exporters.activation_ranges import CLIPS, Range, measured, shared
+from paceline.exporters.precision.activation_ranges import CLIPS, Range, measured, shared
 from paceline.graph import AttrValue, Graph, Op, TensorSpec, attrs
 
 IMAGE = TensorSpec((1, 4, 4, 2))

@@ -9,9 +9,9 @@ from torch import nn
 
 from paceline.errors import ExportError
 from paceline.exporters import tflite
-from paceline.exporters.calibration import Calibration
-from paceline.exporters.precision_report import EXACT_DB, OperatorPrecision, compare, first_wrong
-from paceline.exporters.quantize import input_specs, quantised
+from paceline.exporters.precision.calibration import Calibration
+from paceline.exporters.precision.quantize import input_specs, quantised
+from paceline.exporters.precision.report import EXACT_DB, OperatorPrecision, compare, first_wrong
 from paceline.exporters.run_tflite import run
 from paceline.exporters.torch_graph import graph_of
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from paceline.exporters import tflite
 from paceline.exporters.cut import cut
-from paceline.exporters.quantize import quantised
+from paceline.exporters.precision.quantize import quantised
 from paceline.exporters.run_tflite import run, run_apart
 from paceline.exporters.torch_graph import graph_of
 from paceline.graph import Array, Graph, Op, OpSpec, Quantization, TensorSpec, attrs

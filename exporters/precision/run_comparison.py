@@ -1,6 +1,6 @@
 """Runs a float `.tflite` and a quantised one on the same samples. A program of its own, because native code may crash:
 
-python -m paceline.exporters.run_comparison FLOAT.tflite QUANTISED.tflite SAMPLES.npz TRACED RESULT.json
+python -m paceline.exporters.precision.run_comparison FLOAT.tflite QUANTISED.tflite SAMPLES.npz TRACED RESULT.json
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from paceline.exporters.activation_ranges import CLIPS, MOVES
-from paceline.exporters.calibration import Sample, load_samples
-from paceline.exporters.tensor_reader import Floats, TensorReader
+from paceline.exporters.precision.activation_ranges import CLIPS, MOVES
+from paceline.exporters.precision.calibration import Sample, load_samples
+from paceline.exporters.precision.tensor_reader import Floats, TensorReader
 from paceline.exporters.tflite import read
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")

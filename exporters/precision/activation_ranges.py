@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paceline.exporters.calibration import Sample
-from paceline.exporters.tensor_reader import TensorReader
+from paceline.exporters.precision.calibration import Sample
+from paceline.exporters.precision.tensor_reader import TensorReader
 from paceline.exporters.tflite import read
 from paceline.graph import Graph, Op
 

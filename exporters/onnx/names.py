@@ -18,7 +18,7 @@ _WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 def mark_parameters(model: ir.Model) -> None:
     """Names what merely rearranges a parameter after it, so that `rename` knows it when it has been folded."""
     parameters = dict(model.graph.initializers)
-    taken = set(parameters) | {v.name for node in model.graph for v in node.outputs}
+    taken = set(parameters) | {v.name for node in model.graph for v in node.outputs if v.name}
     for node in model.graph:
         source = node.inputs[0] if node.inputs else None
         if (

@@ -12,8 +12,8 @@ import numpy as np
 
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters import tflite
-from paceline.exporters.calibration import Calibration
 from paceline.exporters.child_process import run_program
+from paceline.exporters.precision.calibration import Calibration
 from paceline.graph import TensorSpec
 
 Precision = Literal["fp32", "fp16", "dynamic", "int8"]
@@ -56,7 +56,7 @@ def quantised(
             "(Calibration.of), or choose precision dynamic or fp16, which need none"
         )
     if importlib.util.find_spec("ai_edge_quantizer") is None:
-        raise ExportError("quantisation needs ai-edge-quantizer; pip install 'paceline[quantize]'")
+        raise ExportError("quantisation needs ai-edge-quantizer; pip install ai-edge-quantizer")
     _check_float(tflite.read(model), precision)
     with tempfile.TemporaryDirectory(prefix="paceline-quantize-") as folder:
         source, target, data = (Path(folder) / name for name in ("float.tflite", "quantised.tflite", "samples.npz"))
@@ -66,7 +66,7 @@ def quantised(
             check_fit(model, calibration)
             calibration.save(data)
             arguments.append(str(data))
-        run_program("paceline.exporters.run_quantizer", arguments, timeout_s, f"quantising to {precision}")
+        run_program("paceline.exporters.precision.run_quantizer", arguments, timeout_s, f"quantising to {precision}")
         return target.read_bytes()
 
 

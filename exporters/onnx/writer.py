@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from paceline import __version__
 from paceline.errors import ExportError
-from paceline.exporters import onnx_names, onnx_passes
+from paceline.exporters.onnx import names, passes
 from paceline.exporters.tracing import quiet, traced
 from paceline.files import write_atomically
 
 OPSET = 25
 """The newest that onnxscript converts to. onnxruntime 1.24 and later run it; for older ones pass a smaller `opset`."""
 
-PASSES = onnx_passes.PASSES
+PASSES = passes.PASSES
 _OLDEST = 20
 _TRANSLATED = _OLDEST  # from 23 on, torch.onnx writes attention as one operator and refuses attention with shared keys
 
@@ -98,10 +98,10 @@ def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def _finished(model: ir.Model, parameters: set[str], opset: int) -> onnx.ModelProto:
-    onnx_names.mark_parameters(model)
+    names.mark_parameters(model)
     version_converter.convert_version(model, opset)
-    onnx_passes.simplify(model)
-    onnx_names.rename(model, parameters)
+    passes.simplify(model)
+    names.rename(model, parameters)
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     proto = ir.to_proto(model)
     _forget_sources(proto)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from paceline.exporters.calibration import Sample
+from paceline.exporters.precision.calibration import Sample
 from paceline.graph import Array
 
 Floats = npt.NDArray[np.float64]

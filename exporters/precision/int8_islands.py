@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paceline.exporters.activation_ranges import CLIPS, KEEPS_SCALE
+from paceline.exporters.precision.activation_ranges import CLIPS, KEEPS_SCALE
 from paceline.exporters.tflite import Model
 from paceline.graph import Array, Graph, Op, Quantization, TensorSpec
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
-
-from paceline.graph import Array
 
 PASSES = ("onnxscript optimizer", "fold_channel_affine", "global_average_pool", "share_initializers")
 """What `simplify` applies, in order: for an export's provenance."""
@@ -33,6 +32,9 @@ def simplify(model: ir.Model) -> None:
 
 def _share_initializers() -> Any:
     return common.DeduplicateInitializersPass(size_limit=_NO_LIMIT)
+
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,12 @@ def _affine(node: ir.Node) -> _Affine | None:
         return _Affine(x, scale, beta - mean * scale)
     if node.op_type not in ("Mul", "Add"):
         return None
-    for x, other in (node.inputs, reversed(node.inputs)):
-        values = _per_channel(_present(other), _shape(_present(x)))
-        if values is not None and _shape(_present(x)) == _shape(node.outputs[0]):
+    operands = [_present(v) for v in node.inputs]
+    for x, other in (operands, operands[::-1]):
+        values = _per_channel(other, _shape(x))
+        if values is not None and _shape(x) == _shape(node.outputs[0]):
             neutral = np.zeros_like(values) if node.op_type == "Mul" else np.ones_like(values)
-            return _Affine(_present(x), *((values, neutral) if node.op_type == "Mul" else (neutral, values)))
+            return _Affine(x, *((values, neutral) if node.op_type == "Mul" else (neutral, values)))
     return None
 
 
@@ -191,4 +194,4 @@ def _present(value: ir.Value | None) -> ir.Value:
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
     """Static: networks are traced for one shape."""
-    return tuple(int(n) for n in value.shape) if value.shape is not None else ()  # type: ignore[call-overload]
+    return value.shape.numpy() if value.shape is not None else ()

@@ -1,6 +1,6 @@
 """Quantises a float `.tflite` with ai-edge-quantizer. A program of its own, because that prints, logs and runs native code:
 
-python -m paceline.exporters.run_quantizer FLOAT.tflite QUANTISED.tflite fp16|dynamic|int8 float|int8 [SAMPLES.npz]
+python -m paceline.exporters.precision.run_quantizer FLOAT.tflite QUANTISED.tflite fp16|dynamic|int8 float|int8 [SAMPLES.npz]
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.quantizer import AlgorithmName, Quantizer
 
-from paceline.exporters import activation_ranges, int8_islands, tflite
-from paceline.exporters.calibration import Sample, load_samples
+from paceline.exporters import tflite
+from paceline.exporters.precision import activation_ranges, int8_islands
+from paceline.exporters.precision.calibration import Sample, load_samples
 
 _ALL = qtyping.TFLOperationName.ALL_SUPPORTED
 _EVERYWHERE = ".*"

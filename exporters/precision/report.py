@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.exporters import tflite
-from paceline.exporters.calibration import Calibration
 from paceline.exporters.child_process import run_program
-from paceline.exporters.quantize import check_fit
+from paceline.exporters.precision.calibration import Calibration
+from paceline.exporters.precision.quantize import check_fit
 from paceline.graph import Graph
 
 EXACT_DB = 200.0
@@ -84,7 +84,12 @@ def compare(exact: bytes, quantised: bytes, samples: Calibration, traced: int = 
         paths[1].write_bytes(quantised)
         samples.save(paths[2])
         arguments = [*map(str, paths[:3]), str(traced), str(paths[3])]
-        run_program("paceline.exporters.run_comparison", arguments, timeout_s, "comparing the quantised model with the float one")
+        run_program(
+            "paceline.exporters.precision.run_comparison",
+            arguments,
+            timeout_s,
+            "comparing the quantised model with the float one",
+        )
         found = json.loads(paths[3].read_text())
     operators = tuple(
         OperatorPrecision(
