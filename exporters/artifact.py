@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paceline.errors import ExportError
 from paceline.exporters.precision.report import PrecisionReport
-from paceline.graph import Array
+from paceline.graph import Array, Graph
 from paceline.measurement import Artifact
 
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -46,6 +46,8 @@ class Exported(Artifact):
     onnxruntime: 4-D tensors are NCHW at this boundary, int8 interfaces take and give floats."""
 
     report: ExportReport = field(kw_only=True)
+    graph: Graph | None = field(kw_only=True, default=None, repr=False)
+    """What was written, with the module paths of its operators; None for ONNX."""
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         if len(inputs) != len(self._shapes):

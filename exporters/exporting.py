@@ -95,7 +95,7 @@ def export(
         passes=passes,
         precision=report,
     )
-    return Exported(path, path.name, report=summary)
+    return Exported(path, path.name, report=summary, graph=model.graph)
 
 
 def _onnx(

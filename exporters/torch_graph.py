@@ -15,6 +15,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from paceline.errors import ExportError
 from paceline.exporters import lowering
+from paceline.exporters.decomposing import parts_of
 from paceline.exporters.draft import Draft
 from paceline.exporters.lowering.layout import arranged, nhwc, stored, usual
 from paceline.exporters.lowering.registry import LOWERINGS, Lowering, LoweringError, UnsupportedOperator
@@ -70,11 +71,17 @@ def draft_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Draft:
         else:
             target = spec.target or spec.arg.name
             tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
+            if not isinstance(tensor, Tensor):
+                raise ExportError(f"{target!r} of {type(module).__name__} is a {type(tensor).__name__}; use tensors and numbers only")
             arguments.append(Constant(target, tensor.detach()))
     with torch.no_grad():
         outputs = _Interpreter(draft, program.graph_module).run(arguments)
     specs = program.graph_signature.output_specs
     kept = [o for o, spec in zip(outputs, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+    for i, result in enumerate(kept):
+        if not isinstance(result, Value | Constant):
+            reason = f"output {i} of {type(module).__name__} is {result!r}, no tensor"
+            raise ExportError(f"{reason}; return tensors only")
     if not any(isinstance(o, Value) for o in kept):
         raise ExportError(f"{type(module).__name__} returns what does not depend on its inputs; return computed tensors")
     draft.at("", "output")
@@ -122,7 +129,7 @@ class _Interpreter:
             part = _wrapped(node.target, args)
             if part is not None:
                 return _Interpreter(self.draft, part[0]).run(part[1])
-            if not isinstance(node.target, torch._ops.OpOverload):
+            if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
                 raise LoweringError("it is no ATen operator", "write this part with plain torch functions")
             if node.target._opname.startswith("_assert"):
                 return None
@@ -131,7 +138,8 @@ class _Interpreter:
             arguments = _bound(node.target, args, kwargs)
             if not any(isinstance(leaf, Value) for leaf in _leaves(arguments)):
                 return _evaluated(node, args, kwargs)
-            return self._lowered(node, arguments)
+            found = self._in_parts(node, args, kwargs) if _has_parts(node) else None
+            return _checked(node, self._lowered(node, arguments) if found is None else found)
         except LoweringError as e:
             raise _located(node, e) from e
 
@@ -155,6 +163,40 @@ class _Interpreter:
         if function is None:
             raise LoweringError("there is no lowering for it", "express it with operators that mobile runtimes have")
         return function
+
+
+    def _in_parts(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        """The result of an operator by those of which torch makes it up; None where one of these has no lowering either."""
+        found = parts_of(node.target, args, kwargs)  # type: ignore[arg-type]
+        if found is None:
+            return None
+        graph, operands = found
+        for part in graph.graph.nodes:
+            part.meta |= {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+        try:
+            results = _Interpreter(self.draft, graph).run(operands)
+        except UnsupportedOperator:
+            return None
+        return results[0] if isinstance(node.meta["val"], Tensor) else results
+
+
+def _has_parts(node: fx.Node) -> bool:
+    """Whether it is worth asking torch what `node` is made of: no lowering is known, and it computes float32."""
+    target, result = node.target, node.meta["val"]
+    assert isinstance(target, torch._ops.OpOverload)
+    known = _name(target) in LOWERINGS or f"{_name(target)}.{target._overloadname}" in LOWERINGS
+    return not known and (not isinstance(result, Tensor) or result.dtype == torch.float32)
+
+
+def _checked(node: fx.Node, results: Any) -> Any:
+    """`results`, which must have the shapes that torch computes: a wrong graph shall never leave unseen."""
+    expected = [node.meta["val"]] if isinstance(node.meta["val"], Tensor) else node.meta["val"]
+    computed = [results] if isinstance(node.meta["val"], Tensor) else results
+    for theirs, ours in zip(expected, computed, strict=True):
+        if isinstance(ours, Value | Constant) and ours.shape != tuple(theirs.shape):
+            reason = f"its lowering has the result {ours.shape} instead of {tuple(theirs.shape)}"
+            raise LoweringError(reason, "report this as a defect of Paceline")
+    return results
 
 
 def _wrapped(target: Any, args: Sequence[Any]) -> tuple[fx.GraphModule, Sequence[Any]] | None:

@@ -7,11 +7,13 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from paceline.errors import ExportError
+from paceline.files import write_atomically
 
 
 def traced(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
@@ -29,6 +31,14 @@ def traced(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.Expo
             f"torch.export can't trace {name} ({type(e).__name__}: {first}); check that it runs on an input of this shape, "
             "and that no control flow in it depends on values"
         ) from e
+
+
+def save_program(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
+    """Writes `module` as an exported program, `.pt2`, with its weights and `examples`: any torch runs it without its code."""
+    content = io.BytesIO()
+    with quiet():
+        torch.export.save(traced(module, examples), content)
+    write_atomically(path, content.getvalue())
 
 
 @contextlib.contextmanager

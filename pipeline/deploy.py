@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from paceline.errors import DeviceError
-from paceline.exporters import onnx, parity, tflite
+from paceline.exporters import export, parity
 from paceline.exporters.merge import Merge, check_merge, merged
 from paceline.exporters.parity import Parity
-from paceline.exporters.torch_graph import graph_of
+from paceline.exporters.sources import RUN_PROGRAM
+from paceline.exporters.tracing import save_program
 from paceline.graph import Graph, OpSpec
 from paceline.latency_models.collect import Collector, Pace
 from paceline.measurement import Artifact, Measurement, OpTime
@@ -43,7 +44,7 @@ class Deployed:
 def deploy(
     network: nn.Module, example: Tensor, folder: Path, collector: Collector, pace: Pace, rng: np.random.Generator
 ) -> Deployed:
-    """Merges, writes `model.tflite` and `model.onnx` into `folder`, proves both, measures the first.
+    """Merges, writes `model.tflite`, `model.onnx` and `network.pt2` into `folder`, proves the first two, measures the first.
 
     Raises MergeError or ParityError where a step changes what the network computes, DeviceError where it can't be measured.
     """
@@ -51,18 +52,18 @@ def deploy(
     result = merged(network)
     for x in inputs:
         check_merge(network, result.module, x)
-    graph = graph_of(result.module, example)
-    tflite.save(graph, folder / "model.tflite")
-    onnx.write(result.module, example, folder / "model.onnx")
-    model = Artifact(folder / "model.tflite", "model.tflite")
-    open_model = Artifact(folder / "model.onnx", "model.onnx", "onnx")
+    source = f"a run of paceline, {len(result.report)} places merged"
+    model = export(result.module, example, folder / "model.tflite", source=source)
+    open_model = export(result.module, example, folder / "model.onnx", source=source)
+    save_program(result.module, (example,), folder / RUN_PROGRAM)
+    assert model.graph is not None
     tflite_parity = _worst([parity.check(network, (x,), model) for x in inputs])
     onnx_parity = _worst([parity.check(network, (x,), open_model) for x in inputs])
     measurement = collector.measure([model], pace.reference)[0]
     if measurement.failure is not None:
         raise DeviceError(f"{model.path} can't be measured on {collector.device.info.name!r}: {measurement.failure.reason}")
     profile = tuple(collector.device.profile(model, collector.bench))
-    return Deployed(graph, model, open_model, result.report, tflite_parity, onnx_parity, measurement, profile)
+    return Deployed(model.graph, model, open_model, result.report, tflite_parity, onnx_parity, measurement, profile)
 
 
 def _worst(found: Sequence[Parity]) -> Parity:

@@ -120,9 +120,18 @@ def celu(draft: Draft, shape: Shape, x: Value, alpha: float) -> Value:
     return elu(draft, shape, x, alpha, 1, 1 / alpha)
 
 
+_HIGH = 15.0
+"""exp(-15) / 15 is a sixth of the distance between neighbouring float32 numbers there."""
+
+
 @lowers("softplus")
 def softplus(draft: Draft, shape: Shape, x: Value, beta: float, threshold: float) -> Value:
-    """log(1 + exp(beta x)) / beta as max(x, 0) + log(1 + exp(-|beta x|)) / beta, which can't overflow."""
+    """log(1 + exp(beta x)) / beta as max(x, 0) + log(1 + exp(-|beta x|)) / beta, which can't overflow.
+
+    torch returns x itself beyond the threshold: where that is high, the same number in float32.
+    """
+    if threshold < _HIGH:
+        raise LoweringError(f"it is cut off at the threshold {threshold:g}", "use threshold=20")
     x = _scaled(draft, x, beta)
     falling = unary(draft, "EXP", unary(draft, "NEG", unary(draft, "ABS", x)))
     rest = unary(draft, "LOG", binary(draft, "ADD", falling, 1))
@@ -145,6 +154,24 @@ def mish(draft: Draft, shape: Shape, x: Value) -> Value:
 @lowers("softsign")
 def softsign(draft: Draft, shape: Shape, x: Value) -> Value:
     return binary(draft, "DIV", x, binary(draft, "ADD", unary(draft, "ABS", x), 1))
+
+
+@lowers("threshold")
+def threshold(draft: Draft, shape: Shape, x: Value, limit: float, value: float) -> Value:
+    if limit != value:
+        raise LoweringError(f"it jumps from {value:g} to {limit:g}", "use a threshold that equals the value")
+    return unary(draft, "RELU", x) if limit == 0 else binary(draft, "MAXIMUM", x, limit)
+
+
+@lowers("softshrink")
+def softshrink(draft: Draft, shape: Shape, x: Value, limit: float) -> Value:
+    return binary(draft, "SUB", x, clamp(draft, shape, x, -limit, limit)) if limit else x
+
+
+@lowers("logit")
+def logit(draft: Draft, shape: Shape, x: Value, eps: float | None) -> Value:
+    x = x if eps is None else clamp(draft, shape, x, eps, 1 - eps)
+    return unary(draft, "LOG", binary(draft, "DIV", x, binary(draft, "SUB", 1, x)))
 
 
 @lowers("glu")

@@ -53,15 +53,32 @@ def div(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
 
 @lowers("div.Tensor_mode", "div.Scalar_mode", "floor_divide")
 def rounded_div(draft: Draft, shape: Shape, a: Operand, b: Operand, rounding: str | None = "floor") -> Value:
-    if isinstance(b, Value):
-        quotient = binary(draft, "DIV", a, b)
-    else:  # a product with the reciprocal may fall on the other side of a whole number
-        quotient = binary(draft, "DIV", a, b) if rounding else div(draft, shape, a, b)
     if rounding is None:
-        return quotient
-    if rounding == "floor":
-        return unary(draft, "FLOOR", quotient)
-    raise LoweringError(f"a division rounded by {rounding!r}", "use rounding_mode='floor'")
+        return div(draft, shape, a, b)
+    if rounding == "trunc":  # a product with the reciprocal may fall on the other side of a whole number
+        return trunc(draft, shape, binary(draft, "DIV", a, b))
+    if isinstance(b, int | float) and abs(math.frexp(b)[0]) == 0.5:
+        return unary(draft, "FLOOR", binary(draft, "MUL", a, 1 / b))
+    # torch takes the remainder off first: for 1 // 0.1 the quotient rounds to 10, where torch has 9
+    whole = binary(draft, "SUB", a, binary(draft, "FLOOR_MOD", a, b))
+    return unary(draft, "ROUND", binary(draft, "DIV", whole, b))
+
+
+@lowers("remainder.Scalar", "remainder.Tensor", "remainder.Scalar_Tensor")
+def remainder(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
+    return binary(draft, "FLOOR_MOD", a, b)
+
+
+@lowers("fmod.Scalar", "fmod.Tensor")
+def fmod(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
+    """The remainder with the sign of `a`."""
+    a = computed(a, "dividend")
+    size = unary(draft, "ABS", b) if isinstance(b, Value) else _magnitude(b)
+    return binary(draft, "MUL", binary(draft, "FLOOR_MOD", unary(draft, "ABS", a), size), unary(draft, "SIGN", a))
+
+
+def _magnitude(x: Constant | float) -> Constant | float:
+    return dataclasses.replace(x, tensor=x.tensor.abs()) if isinstance(x, Constant) else abs(x)
 
 
 @lowers("neg")
@@ -91,12 +108,12 @@ def lerp(draft: Draft, shape: Shape, start: Operand, end: Operand, weight: Opera
     return binary(draft, "ADD", start, binary(draft, "MUL", binary(draft, "SUB", end, start), weight))
 
 
-@lowers("maximum", "max.other")
+@lowers("maximum", "max.other", "fmax")
 def maximum(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
     return binary(draft, "MAXIMUM", a, b)
 
 
-@lowers("minimum", "min.other")
+@lowers("minimum", "min.other", "fmin")
 def minimum(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
     return binary(draft, "MINIMUM", a, b)
 
@@ -109,11 +126,33 @@ def _register_unary(operator: str, kind: str) -> None:
 
 for _name in ("abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "floor", "ceil", "square", "sign"):
     _register_unary(_name, _name.upper())
+_register_unary("sgn", "SIGN")
 
 
 @lowers("round")
-def round_(draft: Draft, shape: Shape, x: Value) -> Value:
-    return unary(draft, "ROUND", x)
+def round_(draft: Draft, shape: Shape, x: Value, decimals: int = 0) -> Value:
+    if decimals == 0:
+        return unary(draft, "ROUND", x)
+    unit = 10.0 ** abs(decimals)
+    up, down = ("MUL", "DIV") if decimals > 0 else ("DIV", "MUL")
+    return binary(draft, down, unary(draft, "ROUND", binary(draft, up, x, unit)), unit)
+
+
+@lowers("trunc", "fix")
+def trunc(draft: Draft, shape: Shape, x: Value) -> Value:
+    """Each sign rounded towards zero for itself: delegates have no SIGN."""
+    falling = unary(draft, "CEIL", binary(draft, "MINIMUM", x, 0.0))
+    return binary(draft, "ADD", unary(draft, "FLOOR", unary(draft, "RELU", x)), falling)
+
+
+@lowers("frac")
+def frac(draft: Draft, shape: Shape, x: Value) -> Value:
+    return binary(draft, "SUB", x, trunc(draft, shape, x))
+
+
+@lowers("tan")
+def tan(draft: Draft, shape: Shape, x: Value) -> Value:
+    return binary(draft, "DIV", unary(draft, "SIN", x), unary(draft, "COS", x))
 
 
 def _register_logarithm(operator: str, base: float) -> None:
@@ -128,12 +167,17 @@ _register_logarithm("log10", 10)
 
 @lowers("log1p")
 def log1p(draft: Draft, shape: Shape, x: Value) -> Value:
-    return unary(draft, "LOG", binary(draft, "ADD", x, 1))
+    """log(u) + (x - (u - 1)) / u with u = 1 + x as it is rounded: the second term is what rounding took, exactly."""
+    u = binary(draft, "ADD", x, 1)
+    lost = binary(draft, "SUB", x, binary(draft, "SUB", u, 1))
+    return binary(draft, "ADD", unary(draft, "LOG", u), binary(draft, "DIV", lost, u))
 
 
 @lowers("expm1")
 def expm1(draft: Draft, shape: Shape, x: Value) -> Value:
-    return binary(draft, "SUB", unary(draft, "EXP", x), 1)
+    """tanh(x / 2) (exp(x) + 1): nothing cancels where x is small."""
+    half = unary(draft, "TANH", binary(draft, "MUL", x, 0.5))
+    return binary(draft, "MUL", half, binary(draft, "ADD", unary(draft, "EXP", x), 1))
 
 
 @lowers("exp2")
@@ -146,8 +190,10 @@ def pow_(draft: Draft, shape: Shape, x: Value, exponent: float) -> Value:
     roots = {0.5: "SQRT", -0.5: "RSQRT"}
     if exponent in roots:
         return unary(draft, roots[exponent], x)
-    if exponent == int(exponent) and 1 <= abs(exponent) <= 8:
+    if 2 * exponent == int(2 * exponent) and 1 <= abs(exponent) <= 8:
         power = _whole_power(draft, x, abs(int(exponent)))
+        if exponent % 1:
+            power = binary(draft, "MUL", power, unary(draft, "SQRT", x))
         return power if exponent > 0 else binary(draft, "DIV", 1, power)
     return binary(draft, "POW", x, exponent)
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from paceline.exporters.draft import Draft, Shape
+from paceline.exporters.lowering.arithmetic import pow_
 from paceline.exporters.lowering.elementwise import binary, unary
-from paceline.exporters.lowering.layout import arranged, complete, in_runs
-from paceline.exporters.lowering.registry import LoweringError, lowers
-from paceline.exporters.lowering.values import Value, flat, size_of
+from paceline.exporters.lowering.layout import arranged, complete, in_runs, isolated
+from paceline.exporters.lowering.registry import LoweringError, computed, lowers
+from paceline.exporters.lowering.values import Operand, Value, flat, size_of
 
 Dims = Sequence[int] | int | None
 
@@ -33,6 +34,12 @@ def reduced(draft: Draft, kind: str, x: Value, dims: Dims, keepdim: bool) -> Val
         x = replace(x, name=name, axes=left)
     kept = (((),) if d in gone else (dim,) for d, dim in enumerate(x.dims) if keepdim or d not in gone)
     return replace(x, dims=tuple(dim for (dim,) in kept))
+
+
+def _dropped(x: Value, dims: Dims) -> Value:
+    """`x` without the dimensions `dims`, which are of size 1."""
+    gone = {d % len(x.dims) for d in ([dims] if isinstance(dims, int) else list(dims or range(len(x.dims))))}
+    return replace(x, dims=tuple(dim for d, dim in enumerate(x.dims) if d not in gone))
 
 
 def elements(x: Value, dims: Dims) -> int:
@@ -85,18 +92,14 @@ def moments(draft: Draft, x: Value, dims: Dims) -> tuple[Value, Value, Value]:
 
 
 def _variance(draft: Draft, x: Value, dims: Dims, correction: float | None, keepdim: bool) -> tuple[Value, Value]:
-    mean, variance, _ = moments(draft, x, dims)
+    mean = reduced(draft, "MEAN", x, dims, True)
+    variance = reduced(draft, "MEAN", binary(draft, "SQUARED_DIFFERENCE", x, mean), dims, True)
     count, less = elements(x, dims), 1.0 if correction is None else float(correction)
     if count <= less:
         raise LoweringError(f"the variance of {count} numbers with correction {less:g}", "use correction=0")
     if less:
         variance = binary(draft, "MUL", variance, count / (count - less))
-    if not keepdim:
-        listed = {d % len(x.dims) for d in ([dims] if isinstance(dims, int) else list(dims or range(len(x.dims))))}
-        mean, variance = (
-            replace(v, dims=tuple(dim for d, dim in enumerate(v.dims) if d not in listed)) for v in (mean, variance)
-        )
-    return variance, mean
+    return (variance, mean) if keepdim else (_dropped(variance, dims), _dropped(mean, dims))
 
 
 def _register_spread(operator: str, result: Callable[[Draft, Value, Value], Any]) -> None:
@@ -129,7 +132,22 @@ def vector_norm(
         return reduced(draft, "SUM", unary(draft, "ABS", x), dims, keepdim)
     if order in (math.inf, -math.inf):
         return reduced(draft, "REDUCE_MAX" if order > 0 else "REDUCE_MIN", unary(draft, "ABS", x), dims, keepdim)
-    raise LoweringError(f"it is a norm of order {order:g}", "use the norms of order 1, 2 or inf")
+    if order <= 0:
+        raise LoweringError(f"it is a norm of order {order:g}", "use a norm of positive order")
+    total = reduced(draft, "SUM", pow_(draft, shape, unary(draft, "ABS", x), order), dims, keepdim)
+    return pow_(draft, shape, total, 1 / order)
+
+
+@lowers("linalg_matrix_norm.str_ord")
+def matrix_norm(draft: Draft, shape: Shape, x: Value, order: str, dims: Dims, keepdim: bool, *_: Any) -> Value:
+    if order != "fro":
+        raise LoweringError(f"it is the {order!r} norm of a matrix", "use the Frobenius norm, 'fro'")
+    return vector_norm(draft, shape, x, 2, dims, keepdim)
+
+
+@lowers("aminmax")
+def aminmax(draft: Draft, shapes: tuple[Shape, Shape], x: Value, dim: int | None, keepdim: bool) -> tuple[Value, Value]:
+    return reduced(draft, "REDUCE_MIN", x, dim, keepdim), reduced(draft, "REDUCE_MAX", x, dim, keepdim)
 
 
 @lowers("logsumexp")
@@ -137,5 +155,34 @@ def logsumexp(draft: Draft, shape: Shape, x: Value, dims: Dims, keepdim: bool) -
     highest = reduced(draft, "REDUCE_MAX", x, dims, True)
     total = reduced(draft, "SUM", unary(draft, "EXP", binary(draft, "SUB", x, highest)), dims, True)
     result = binary(draft, "ADD", unary(draft, "LOG", total), highest)
-    listed = {d % len(x.dims) for d in ([dims] if isinstance(dims, int) else list(dims or []))}
-    return result if keepdim else replace(result, dims=tuple(dim for d, dim in enumerate(result.dims) if d not in listed))
+    return result if keepdim else _dropped(result, dims)
+
+
+@lowers("logaddexp")
+def logaddexp(draft: Draft, shape: Shape, a: Operand, b: Operand) -> Value:
+    apart = unary(draft, "EXP", unary(draft, "NEG", unary(draft, "ABS", binary(draft, "SUB", a, b))))
+    return binary(draft, "ADD", binary(draft, "MAXIMUM", a, b), unary(draft, "LOG", binary(draft, "ADD", apart, 1)))
+
+
+@lowers("cumsum")
+def cumsum(draft: Draft, shape: Shape, x: Value, dim: int, *_: Any) -> Value:
+    if not x.dims:
+        return x
+    x, axis = isolated(draft, complete(draft, x), dim)
+    return unary(draft, "CUMSUM", x, axis=axis)
+
+
+@lowers("cosine_similarity")
+def cosine_similarity(draft: Draft, shape: Shape, a: Operand, b: Operand, dim: int, eps: float) -> Value:
+    product = reduced(draft, "SUM", binary(draft, "MUL", a, b), dim, False)
+    for x in (a, b):
+        x = computed(x, "operand")
+        length = vector_norm(draft, shape, x, 2, dim - len(x.dims) if dim >= 0 else dim, False)
+        product = binary(draft, "DIV", product, binary(draft, "MAXIMUM", length, eps))
+    return product
+
+
+@lowers("pairwise_distance")
+def pairwise_distance(draft: Draft, shape: Shape, a: Operand, b: Operand, order: float, eps: float, keepdim: bool) -> Value:
+    apart = binary(draft, "ADD", binary(draft, "SUB", a, b), eps)
+    return vector_norm(draft, shape, apart, order, -1, keepdim)

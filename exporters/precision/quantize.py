@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import typing
 from pathlib import Path
@@ -40,8 +39,8 @@ def quantised(
     activations on the fly, depthwise convolutions (which XNNPACK can't do so) compute in float. int8: activations too, with
     a scale and a zero point per tensor from the extreme values in `calibration`.
 
-    Raises ConfigError for settings that do not exist; ExportError without calibration data for int8, without
-    ai-edge-quantizer, for data that does not fit the model, and where the model can't be quantised.
+    Raises ConfigError for settings that do not exist; ExportError without calibration data for int8, for data that does not fit
+    the model, and where the model can't be quantised.
     """
     for name, value, allowed in (("precision", precision, Precision), ("interface", interface, Interface)):
         if value not in typing.get_args(allowed):
@@ -55,8 +54,6 @@ def quantised(
             "static int8 needs calibration data, to know the ranges of activations: give a folder of images or an .npz "
             "(Calibration.of), or choose precision dynamic or fp16, which need none"
         )
-    if importlib.util.find_spec("ai_edge_quantizer") is None:
-        raise ExportError("quantisation needs ai-edge-quantizer; pip install ai-edge-quantizer")
     _check_float(tflite.read(model), precision)
     with tempfile.TemporaryDirectory(prefix="paceline-quantize-") as folder:
         source, target, data = (Path(folder) / name for name in ("float.tflite", "quantised.tflite", "samples.npz"))

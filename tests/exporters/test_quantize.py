@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -213,12 +212,6 @@ def test_a_quantised_model_is_refused(results: Results) -> None:
     ):
         with pytest.raises(ExportError, match=words):
             quantised(results["joined", precision][0], "dynamic")
-
-
-def test_the_missing_package_is_named(models: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ExportError, match=r"pip install 'paceline\[quantize\]'"):
-        quantised(models["joined"], "fp16")
 
 
 def test_weights_beyond_fp16_are_refused() -> None:
