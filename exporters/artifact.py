@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,15 +56,12 @@ class Exported(Artifact):
         for i, (x, shape) in enumerate(zip(inputs, self._shapes, strict=True)):
             if tuple(x.shape) != shape:
                 raise ExportError(f"input {i} of {self.path} has shape {shape}, not {tuple(x.shape)}; export it for that shape")
-        arrays = [x.detach().cpu().numpy() for x in inputs]
-        results = [torch.from_numpy(a) for a in (self._run_onnx(arrays) if self.format == "onnx" else self._run_tflite(arrays))]
+        results = self._run_onnx(inputs) if self.format == "onnx" else _run(self._interpreter, inputs)
         return results[0] if len(results) == 1 else tuple(results)
 
     @cached_property
     def _interpreter(self) -> Any:
-        interpreter = Interpreter(model_path=str(self.path), num_threads=1)
-        interpreter.allocate_tensors()
-        return interpreter
+        return _loaded(self.path)
 
     @cached_property
     def _session(self) -> Any:
@@ -76,17 +74,29 @@ class Exported(Artifact):
         shapes = [tuple(int(n) for n in detail["shape"]) for detail in self._interpreter.get_input_details()]
         return [tuple(s[a] for a in _TO_NCHW) if len(s) == 4 else s for s in shapes]
 
-    def _run_onnx(self, inputs: list[Array]) -> list[Array]:
-        named = {node.name: values for node, values in zip(self._session.get_inputs(), inputs, strict=True)}
-        return list(self._session.run(None, named))
+    def _run_onnx(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        named = {node.name: x.detach().cpu().numpy() for node, x in zip(self._session.get_inputs(), inputs, strict=True)}
+        return [torch.from_numpy(values) for values in self._session.run(None, named)]
 
-    def _run_tflite(self, inputs: list[Array]) -> list[Array]:
-        for detail, values in zip(self._interpreter.get_input_details(), inputs, strict=True):
-            turned = values.transpose(_TO_NHWC) if values.ndim == 4 else values
-            self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(_quantised(turned, detail)))
-        self._interpreter.invoke()
-        found = [_dequantised(self._interpreter.get_tensor(d["index"]), d) for d in self._interpreter.get_output_details()]
-        return [np.ascontiguousarray(a.transpose(_TO_NCHW)) if a.ndim == 4 else a for a in found]
+
+def run_file(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of the `.tflite` at `path` for a module's `inputs`, run by LiteRT in this process."""
+    return _run(_loaded(path), inputs)
+
+
+def _loaded(path: Path) -> Any:
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _run(interpreter: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    for detail, x in zip(interpreter.get_input_details(), inputs, strict=True):
+        values = (x.permute(_TO_NHWC) if x.ndim == 4 else x).detach().cpu().numpy()
+        interpreter.set_tensor(detail["index"], np.ascontiguousarray(_quantised(values, detail)))
+    interpreter.invoke()
+    found = [torch.from_numpy(_dequantised(interpreter.get_tensor(d["index"]), d)) for d in interpreter.get_output_details()]
+    return [t.permute(_TO_NCHW).contiguous() if t.ndim == 4 else t for t in found]
 
 
 def _quantised(values: Array, detail: Mapping[str, Any]) -> Array:

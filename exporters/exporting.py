@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters import litert_torch, onnx, parity, tflite
-from paceline.exporters.artifact import Exported, ExportReport
+from paceline.exporters.artifact import Exported, ExportReport, run_file
 from paceline.exporters.inspect import transposes_inside
 from paceline.exporters.parity import Parity
 from paceline.exporters.precision import Calibration, Interface, Precision, PrecisionReport, compare, quantised
@@ -79,6 +79,7 @@ def export(
         seconds += time.perf_counter() - start
         report = compare(exact, content, calibration or _as_samples(inputs))
         model = tflite.read(content)
+        proven = _measured_error(module, inputs, content)
     origin = replace(origin, passes=passes, max_abs_error=proven.max_abs_error, max_rel_error=proven.max_rel_error)
     stamped = replace(model, metadata={**model.metadata, KEY: origin.to_json().encode()})
     start = time.perf_counter()
@@ -132,6 +133,18 @@ def _proven(module: nn.Module, inputs: Sequence[Tensor], content: bytes, name: s
         candidate.path.write_bytes(content)
         found = [parity.check(module, inputs, candidate, tolerance, kernels) for kernels in _KERNELS]
     return Parity(max(p.max_abs_error for p in found), max(p.max_rel_error for p in found))
+
+
+def _measured_error(module: nn.Module, inputs: Sequence[Tensor], content: bytes) -> Parity:
+    """How much a quantised file differs from torch."""
+    with torch.no_grad():
+        expected = module(*(x.clone() for x in inputs))
+    with tempfile.TemporaryDirectory(prefix="paceline-export-") as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(content)
+        computed = run_file(path, inputs)
+    outputs = [expected] if isinstance(expected, Tensor) else list(expected)
+    return parity.difference([t.numpy() for t in outputs], [t.numpy() for t in computed])
 
 
 def _check(module: nn.Module, path: Path, precision: str, interface: str, via: str) -> None:

@@ -60,8 +60,7 @@ def check(
         computed = [_nchw(a) for a in _run_tflite(artifact, [_nhwc(a) for a in arrays], kernels, timeout_s)]
     if [a.shape for a in computed] != [a.shape for a in expected]:
         raise ParityError(f"{artifact.path} has outputs {[a.shape for a in computed]}, {[a.shape for a in expected]} expected")
-    errors = [_errors(a, b) for a, b in zip(expected, computed, strict=True)]
-    parity = Parity(max(e[0] for e in errors), max(e[1] for e in errors))
+    parity = difference(expected, computed)
     if not parity.max_rel_error <= tolerance:
         raise ParityError(
             f"{artifact.path} differs from {type(module).__name__} by {parity.max_abs_error:.3g} "
@@ -69,6 +68,12 @@ def check(
             "export it again, and report the network if that does not help"
         )
     return parity
+
+
+def difference(expected: Sequence[Array], computed: Sequence[Array]) -> Parity:
+    """The largest differences between outputs of equal shapes."""
+    errors = [_errors(a, b) for a, b in zip(expected, computed, strict=True)]
+    return Parity(max(e[0] for e in errors), max(e[1] for e in errors))
 
 
 def _nhwc(values: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import re
 import sys
 import traceback
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters.timm_networks import timm_network
-from paceline.exporters.tracing import quiet
+from paceline.exporters.tracing import quiet, traced
+from paceline.files import write_atomically
 from paceline.graph import TensorSpec
 
 _FORMS = "timm:NAME[:weights file], path/to/file.py:factory, a .pt2 file of torch.export.save, or the folder of a `paceline run`"
@@ -61,6 +63,14 @@ def load_source(source: str, shapes: Shapes = (), seed: int = 0) -> Source:
     if found.suffix == ".py":
         raise ExportError(f"{source}: name the function that makes the network too, {source}:FUNCTION")
     raise ExportError(f"can't tell what {source!r} is; SOURCE is one of {_FORMS}")
+
+
+def save_program(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
+    """Writes `module` as an exported program, `.pt2`, with its weights and `examples`: torch runs it without its code."""
+    content = io.BytesIO()
+    with quiet():
+        torch.export.save(traced(module, examples), content)
+    write_atomically(path, content.getvalue())
 
 
 def shape_of(text: str) -> tuple[int, ...]:

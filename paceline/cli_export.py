@@ -92,10 +92,12 @@ def _summary(file: Exported, warnings: tuple[str, ...]) -> dict[str, Any]:
 def _print(console: Console, file: Exported) -> None:
     report = file.report
     facts = Table(show_header=False, title=escape(str(file.path)))
+    facts.add_column(no_wrap=True)
+    facts.add_column()
     facts.add_row("operators", ", ".join(f"{n} {kind}" for kind, n in report.ops.items()))
     facts.add_row("bytes", f"{report.bytes:,}")
     facts.add_row("took", f"{report.seconds:.2f} s")
-    facts.add_row("largest difference to torch", f"{report.max_abs_error:.2g} ({report.max_rel_error:.2g} of the output's range)")
+    facts.add_row("error to torch", f"{report.max_abs_error:.2g} at most, {report.max_rel_error:.2g} of the output's range")
     console.print(facts)
     if report.precision is None:
         return

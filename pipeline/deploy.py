@@ -14,8 +14,7 @@ from paceline.errors import DeviceError
 from paceline.exporters import export, parity
 from paceline.exporters.merge import Merge, check_merge, merged
 from paceline.exporters.parity import Parity
-from paceline.exporters.sources import RUN_PROGRAM
-from paceline.exporters.tracing import save_program
+from paceline.exporters.sources import RUN_PROGRAM, save_program
 from paceline.graph import Graph, OpSpec
 from paceline.latency_models.collect import Collector, Pace
 from paceline.measurement import Artifact, Measurement, OpTime

@@ -19,7 +19,7 @@ def paceline(*arguments: str, columns: int = 100, folder: Path | None = None) ->
     )
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("devices",), ("bench",), ("table",)])
+@pytest.mark.parametrize("command", [(), ("run",), ("devices",), ("bench",), ("export",), ("inspect",), ("table",)])
 def test_help(command: tuple[str, ...]) -> None:
     done = paceline(*command, "--help", columns=60)
     assert done.returncode == 0

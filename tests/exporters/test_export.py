@@ -89,6 +89,7 @@ def test_precisions(small: nn.Module, precision: str, least_db: float, size: flo
         file = export(small, x, tmp_path / "q.tflite", precision=precision, calibration=data, interface=interface)  # type: ignore[arg-type]
         assert file.report.bytes < size * exact.report.bytes
         assert file.report.precision is not None
+        assert file.report.max_abs_error > 10 * exact.report.max_abs_error  # of this file, not of the float one
         assert file.report.precision.source == "numbers"
         assert all(o.snr_db > least_db for o in file.report.precision.outputs)
         for a, b in zip(file(x), exact(x), strict=True):
