@@ -38,10 +38,11 @@ def parts_of(
         result = operator(*positional, **named)
         return (result,) if isinstance(result, Tensor) else tuple(result)
 
-    examples = [x.tensor if isinstance(x, Constant) else torch.zeros(()).expand(x.shape) for x in operands]
+    examples = [x.tensor if isinstance(x, Constant) else torch.zeros(x.shape) for x in operands]
+    definition: Any = get_decompositions([operator])
     try:
         with quiet(), torch.no_grad():
-            graph = make_fx(call, get_decompositions([operator]), tracing_mode="fake")(*examples)
+            graph = make_fx(call, definition, tracing_mode="fake")(*examples)
     except Exception:  # nothing that torch's definition stumbles over can be exported
         return None
     if any(node.target is operator or node.op == "get_attr" for node in graph.graph.nodes):

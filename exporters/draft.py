@@ -13,9 +13,7 @@ Shape = tuple[int, ...]
 
 
 class Draft:
-    """Operators in order, the shape of every computed tensor, and constants in any precision until they are cast once.
-
-    Constants end as float32, int32 or bool; computed tensors are float32 unless `dtypes` says otherwise.
+    """Operators in order, the shape of every computed tensor, and constants in any float precision until they are cast once.
 
     Three operators exist only here: EXPAND (repeats along dimensions of size 1), CHANNEL_SHUFFLE (attr groups: channels seen as
     (groups, C / groups) are transposed), and TRANSPOSE_CONV with `crop=(top, left)` of a larger result. `legalise` replaces them.
@@ -24,7 +22,6 @@ class Draft:
     def __init__(self) -> None:
         self.ops: list[Op] = []
         self.shapes: dict[str, Shape] = {}
-        self.dtypes: dict[str, str] = {}
         self.constants: dict[str, Array] = {}
         self.inputs: tuple[str, ...] = ()
         self.outputs: tuple[str, ...] = ()
@@ -90,8 +87,3 @@ class Draft:
         tensors = {t: TensorSpec(self.shapes[t]) for t in computed}
         tensors |= {t: TensorSpec(w.shape, w.dtype.name) for t, w in weights.items()}
         return Graph(ops, tensors, self.inputs, tuple(names.get(t, t) for t in self.outputs), weights)
-
-
-def _cast(values: Array) -> Array:
-    kinds = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}
-    return np.asarray(values, kinds[values.dtype.kind], order="C")

@@ -19,10 +19,11 @@ _VISION = ("nms", "qnms", *_BACKWARD, *(f"_{name}_backward" for name in _BACKWAR
 _declared: list[torch.library.Library] = []
 
 
-def timm_network(name: str, weights: Path | None = None) -> tuple[nn.Module, tuple[int, int, int]]:
+def timm_network(name: str, weights: Path | None = None, seed: int = 0) -> tuple[nn.Module, tuple[int, int, int]]:
     """The timm network `name` in inference and its input (C, H, W); with random weights unless `weights` names a state dict.
 
-    Raises ExportError without timm, for an unknown name (with near ones) and for weights that do not fit.
+    The random weights follow from `seed` alone; torch's global generator is left as it was. Raises ExportError without timm, for
+    an unknown name (with near ones) and for weights that do not fit.
     """
     timm = _timm()
     if not timm.is_model(name):
@@ -32,7 +33,8 @@ def timm_network(name: str, weights: Path | None = None) -> tuple[nn.Module, tup
         )
     if weights is not None and not weights.is_file():
         raise ExportError(f"no file {weights} with weights for {name}; give a .safetensors or .pth file")
-    with quiet():
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         module: nn.Module = timm.create_model(name, pretrained=False)
     if weights is not None:
         _load(timm, module, name, weights)
@@ -71,7 +73,10 @@ def _declare_vision_operators() -> None:
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
-    """`module` with random BatchNorm statistics and scales: with those of a fresh network wrong folding would not show."""
+    """`module` with random BatchNorm statistics and scales, and with random numbers where all of a parameter's are alike.
+
+    In a fresh network some layers hide others: zeroed heads, LayerScale near zero. Mistakes there, or in folding, would not show.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(like: Tensor, low: float, high: float) -> Tensor:
@@ -86,4 +91,15 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
                 if part.affine:
                     part.weight.copy_(uniform(part.weight, 0.5, 1.5))
                     part.bias.copy_(uniform(part.bias, -0.2, 0.2))
+        for parameter in module.parameters():
+            first = parameter.flatten()[0]
+            if parameter.numel() == 1 or bool((parameter != first).any()):
+                continue
+            if parameter.ndim > 1 and abs(first) < 1e-3 and parameter.numel() > max(parameter.shape):
+                fan_in = parameter[0].numel()
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5)
+            elif first == 0:
+                parameter.copy_(uniform(parameter, -0.2, 0.2))
+            else:  # a scale; one of a residual branch stays small, so that deep networks stay finite
+                parameter.copy_(uniform(parameter, *((0.5, 1.5) if abs(first) > 0.1 else (0.1, 0.3))))
     return module

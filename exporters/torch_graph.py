@@ -21,7 +21,7 @@ from paceline.exporters.lowering.layout import arranged, nhwc, stored, usual
 from paceline.exporters.lowering.registry import LOWERINGS, Lowering, LoweringError, UnsupportedOperator
 from paceline.exporters.lowering.values import Constant, Value
 from paceline.exporters.passes import legalise, simplify
-from paceline.exporters.tracing import traced
+from paceline.exporters.tracing import functional, traced
 from paceline.graph import Graph
 
 __all__ = ["Lowered", "UnsupportedOperator", "graph_of", "lowered", "lowering"]
@@ -61,6 +61,8 @@ def draft_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Draft:
     """The operators as they are lowered, before any pass."""
     examples = example if isinstance(example, tuple) else (example,)
     program = traced(module, examples)
+    if _overwrites(program.graph_module.graph):
+        program = functional(program)
     draft = Draft()
     arguments: list[Any] = []
     for spec in program.graph_signature.input_specs:
@@ -72,7 +74,8 @@ def draft_of(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Draft:
             target = spec.target or spec.arg.name
             tensor = program.state_dict[target] if target in program.state_dict else program.constants[target]
             if not isinstance(tensor, Tensor):
-                raise ExportError(f"{target!r} of {type(module).__name__} is a {type(tensor).__name__}; use tensors and numbers only")
+                what = f"{target!r} of {type(module).__name__} is a {type(tensor).__name__}"
+                raise ExportError(f"{what}; use tensors and numbers only")
             arguments.append(Constant(target, tensor.detach()))
     with torch.no_grad():
         outputs = _Interpreter(draft, program.graph_module).run(arguments)
@@ -105,7 +108,6 @@ class _Interpreter:
         self.module = module
 
     def run(self, arguments: Sequence[Any]) -> tuple[Any, ...]:
-        _check_in_place(self.module.graph)
         values: dict[fx.Node, Any] = {}
         remaining = iter(arguments)
         for node in self.module.graph.nodes:
@@ -154,8 +156,8 @@ class _Interpreter:
         if isinstance(results, Tensor):
             if results.dtype != torch.float32:
                 raise LoweringError(f"it computes {results.dtype}", "compute in float32")
-            return self._function(node.target)(self.draft, tuple(results.shape), *arguments)
-        return self._function(node.target)(self.draft, tuple(tuple(r.shape) for r in results), *arguments)
+            return self._function(node.target)(self.draft, _static(results), *arguments)
+        return self._function(node.target)(self.draft, tuple(_static(r) for r in results), *arguments)
 
     def _function(self, target: torch._ops.OpOverload) -> Lowering:
         name = _name(target)
@@ -163,7 +165,6 @@ class _Interpreter:
         if function is None:
             raise LoweringError("there is no lowering for it", "express it with operators that mobile runtimes have")
         return function
-
 
     def _in_parts(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """The result of an operator by those of which torch makes it up; None where one of these has no lowering either."""
@@ -192,8 +193,9 @@ def _checked(node: fx.Node, results: Any) -> Any:
     """`results`, which must have the shapes that torch computes: a wrong graph shall never leave unseen."""
     expected = [node.meta["val"]] if isinstance(node.meta["val"], Tensor) else node.meta["val"]
     computed = [results] if isinstance(node.meta["val"], Tensor) else results
-    for theirs, ours in zip(expected, computed, strict=True):
-        if isinstance(ours, Value | Constant) and ours.shape != tuple(theirs.shape):
+    for theirs, ours in zip(expected, computed, strict=False):
+        known = isinstance(ours, Value | Constant) and all(isinstance(n, int) for n in theirs.shape)
+        if known and ours.shape != tuple(theirs.shape):
             reason = f"its lowering has the result {ours.shape} instead of {tuple(theirs.shape)}"
             raise LoweringError(reason, "report this as a defect of Paceline")
     return results
@@ -204,6 +206,12 @@ def _wrapped(target: Any, args: Sequence[Any]) -> tuple[fx.GraphModule, Sequence
     name = getattr(target, "__name__", "")
     first = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}.get(name)
     return None if first is None else (args[first], args[first + 1 :])
+
+
+def _static(result: Tensor) -> tuple[int, ...]:
+    if not all(isinstance(n, int) for n in result.shape):
+        raise LoweringError("the shape of its result depends on values", "use indices, not masks")
+    return tuple(result.shape)
 
 
 def _name(target: torch._ops.OpOverload) -> str:
@@ -229,7 +237,7 @@ def _evaluated(node: fx.Node, args: Any, kwargs: Any) -> Any:
     """The result of an operator on constants; in-place operators get copies, the module's tensors stay as they are."""
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
-    if torch.Tag.nondeterministic_seeded in target.tags:
+    if torch.Tag.nondeterministic_seeded in target.tags and not _dropout_at_rest(target, args, kwargs):
         raise LoweringError("it draws random numbers", "pass the numbers as an input, or make them a buffer")
     write = target._schema.is_mutable
 
@@ -238,6 +246,11 @@ def _evaluated(node: fx.Node, args: Any, kwargs: Any) -> Any:
 
     result = target(*_mapped(args, tensor), **_mapped(kwargs, tensor))
     return _mapped(result, lambda leaf: Constant(node.name, leaf) if isinstance(leaf, Tensor) else leaf)
+
+
+def _dropout_at_rest(target: torch._ops.OpOverload, args: Any, kwargs: Any) -> bool:
+    arguments = dict(zip((a.name for a in target._schema.arguments), _bound(target, args, kwargs), strict=True))
+    return "dropout" in target._opname and arguments.get("train") is False
 
 
 def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
@@ -265,20 +278,19 @@ def _source_line(node: fx.Node) -> str:
     return own[-1] if own else "an unknown line"
 
 
-def _check_in_place(graph: fx.Graph) -> None:
-    """Refuses in-place operators that change another tensor which is read later: the traced graph does not show that."""
+def _overwrites(graph: fx.Graph) -> bool:
+    """Whether an in-place operator changes another tensor which is read later: the order of operators does not show that."""
     root: dict[fx.Node, fx.Node] = {}
     position = {node: i for i, node in enumerate(graph.nodes)}
     family: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         root[node] = root[source] if source is not None and _shares_memory(node) else node
-        if _writes(node) and source is not None:
-            stale = [m for m in family[root[node]] if any(position[user] > position[node] for user in m.users)]
-            if stale:
-                reason = f"it changes {stale[0].name!r} in place, which is read again later"
-                raise _located(node, LoweringError(reason, "use the variant that is not in place"))
+        late = (position[user] > position[node] for m in family.get(root[node], ()) for user in m.users)
+        if _writes(node) and source is not None and any(late):
+            return True
         family.setdefault(root[node], []).append(node)
+    return False
 
 
 def _writes(node: fx.Node) -> bool:

@@ -33,6 +33,18 @@ def traced(module: nn.Module, examples: tuple[Tensor, ...]) -> torch.export.Expo
         ) from e
 
 
+def functional(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """The same operators, those that write into tensors replaced by ones that return a new tensor."""
+    try:
+        with quiet():
+            result: torch.export.ExportedProgram = program.run_decompositions({})
+            return result
+    except Exception as e:
+        first = (str(e).strip().splitlines() or ["no message"])[0]
+        reason = f"torch.export can't make the network functional ({type(e).__name__}: {first})"
+        raise ExportError(f"{reason}; avoid operators that change tensors in place") from e
+
+
 def save_program(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
     """Writes `module` as an exported program, `.pt2`, with its weights and `examples`: any torch runs it without its code."""
     content = io.BytesIO()

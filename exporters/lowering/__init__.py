@@ -10,7 +10,10 @@ from paceline.exporters.lowering import (
     products,
     rearrange,
     reductions,
+    refused,
     resizing,
+    transposed,
+    windows,
 )
 
 __all__ = [
@@ -23,5 +26,8 @@ __all__ = [
     "products",
     "rearrange",
     "reductions",
+    "refused",
     "resizing",
+    "transposed",
+    "windows",
 ]

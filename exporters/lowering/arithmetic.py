@@ -150,6 +150,17 @@ def frac(draft: Draft, shape: Shape, x: Value) -> Value:
     return binary(draft, "SUB", x, trunc(draft, shape, x))
 
 
+@lowers("cosh")
+def cosh(draft: Draft, shape: Shape, x: Value) -> Value:
+    both = binary(draft, "ADD", unary(draft, "EXP", x), unary(draft, "EXP", unary(draft, "NEG", x)))
+    return binary(draft, "MUL", both, 0.5)
+
+
+@lowers("sinh")
+def sinh(draft: Draft, shape: Shape, x: Value) -> Value:
+    return binary(draft, "MUL", unary(draft, "TANH", x), cosh(draft, shape, x))
+
+
 @lowers("tan")
 def tan(draft: Draft, shape: Shape, x: Value) -> Value:
     return binary(draft, "DIV", unary(draft, "SIN", x), unary(draft, "COS", x))
@@ -167,10 +178,12 @@ _register_logarithm("log10", 10)
 
 @lowers("log1p")
 def log1p(draft: Draft, shape: Shape, x: Value) -> Value:
-    """log(u) + (x - (u - 1)) / u with u = 1 + x as it is rounded: the second term is what rounding took, exactly."""
-    u = binary(draft, "ADD", x, 1)
-    lost = binary(draft, "SUB", x, binary(draft, "SUB", u, 1))
-    return binary(draft, "ADD", unary(draft, "LOG", u), binary(draft, "DIV", lost, u))
+    """y = log(1 + x), then one step of Newton's method on expm1(y) = x: near 0 rounding and the kernels' LOG lose all digits."""
+    y = unary(draft, "LOG", binary(draft, "ADD", x, 1))
+    error = binary(draft, "SUB", x, expm1(draft, shape, y))
+    # the slope is 1 + x; below 0 the correction is tiny anyway, and 0 as a divisor would spoil log1p(-1)
+    slope = binary(draft, "ADD", unary(draft, "RELU", x), 1)
+    return binary(draft, "ADD", y, binary(draft, "DIV", error, slope))
 
 
 @lowers("expm1")

@@ -11,7 +11,16 @@ import torch
 
 from paceline.exporters.draft import Draft, Shape
 from paceline.exporters.lowering.elementwise import binary
-from paceline.exporters.lowering.layout import arranged, emitted, features_last, image, is_simple, ordered_by_dims, reshaped
+from paceline.exporters.lowering.layout import (
+    arranged,
+    emitted,
+    features_last,
+    image,
+    is_simple,
+    ordered_by_dims,
+    permuted,
+    reshaped,
+)
 from paceline.exporters.lowering.registry import LoweringError, computed, known, lowers, pair
 from paceline.exporters.lowering.values import Constant, Value, factor, flat, joined
 from paceline.graph import Array
@@ -24,7 +33,7 @@ def array(constant: Constant) -> Floats:
     return values
 
 
-def _bias(draft: Draft, bias: Constant | None, weight: Constant, outputs: int) -> str:
+def bias_of(draft: Draft, bias: Constant | None, weight: Constant, outputs: int) -> str:
     if bias is not None:
         return draft.constant(known(bias, "bias").name, array(bias))
     return draft.constant(weight.name.removesuffix("weight") + "bias", np.zeros(outputs, np.float32))
@@ -39,10 +48,10 @@ def pointwise(draft: Draft, x: Value, dim: int, weight: Constant, bias: Constant
     matrix = array(weight)[:, order]
     shape = (*x.stored[:-1], outputs)
     if len(shape) == 4:
-        operands = [x.name, draft.constant(weight.name, matrix[:, None, None]), _bias(draft, bias, weight, outputs)]
+        operands = [x.name, draft.constant(weight.name, matrix[:, None, None]), bias_of(draft, bias, weight, outputs)]
         name = draft.emit("CONV_2D", operands, shape, stride=(1, 1), dilation=(1, 1), padding="VALID", activation="NONE")
     else:
-        operands = [x.name, draft.constant(weight.name, matrix), _bias(draft, bias, weight, outputs)]
+        operands = [x.name, draft.constant(weight.name, matrix), bias_of(draft, bias, weight, outputs)]
         name = draft.emit("FULLY_CONNECTED", operands, shape, activation="NONE", keep_dims=len(shape) > 2)
     new = factor(outputs)
     dims = tuple(new if d == dim % len(x.dims) else own for d, own in enumerate(x.dims))
@@ -105,7 +114,7 @@ def conv2d(
         kind, filters = "DEPTHWISE_CONV_2D", filters.transpose(1, 2, 3, 0)
     else:
         kind, filters = "CONV_2D", filters.transpose(0, 2, 3, 1)
-    operands = [name, draft.constant(weight.name, filters), _bias(draft, bias, weight, outputs)]
+    operands = [name, draft.constant(weight.name, filters), bias_of(draft, bias, weight, outputs)]
     return emitted(draft, kind, operands, shape, stride=strides, dilation=dilations, padding="VALID", activation="NONE")
 
 
@@ -129,20 +138,8 @@ def conv1d(
     return reshaped(draft, conv2d(draft, wide, high, weight, bias, (1, *stride), across, (1, *dilation), groups), shape)
 
 
-def _dense(weight: torch.Tensor, groups: int, dilation: tuple[int, int]) -> torch.Tensor:
-    """The weights (inputs, outputs, kh, kw) of an ungrouped, undilated transposed convolution: with zeros between."""
-    inputs, per_group, kh, kw = weight.shape
-    dh, dw = dilation
-    dense = weight.new_zeros(inputs, per_group * groups, (kh - 1) * dh + 1, (kw - 1) * dw + 1)
-    block = inputs // groups
-    for g in range(groups):
-        rows, columns = slice(g * block, (g + 1) * block), slice(g * per_group, (g + 1) * per_group)
-        dense[rows, columns, ::dh, ::dw] = weight[rows]
-    return dense
-
-
-@lowers("conv_transpose2d.input")
-def conv_transpose2d(
+@lowers("conv3d")
+def conv3d(
     draft: Draft,
     shape: Shape,
     x: Value,
@@ -150,43 +147,27 @@ def conv_transpose2d(
     bias: Constant | None,
     stride: Sequence[int],
     padding: Sequence[int],
-    output_padding: Sequence[int],
-    groups: int,
     dilation: Sequence[int],
-) -> Value:
-    x, weight = image(draft, computed(x, "input", 4)), known(weight, "weight")
-    if groups != 1 or pair(dilation) != (1, 1):
-        weight = replace(weight, tensor=_dense(weight.tensor.detach(), groups, pair(dilation)))
-    strides, pads, extra = pair(stride), pair(padding), pair(output_padding)
-    # SAME cuts half of the surplus off each side: torch's padding only where nothing is added again at the end
-    same = all(
-        p > 0 and e == 0 and -(-out // s) == size
-        for p, e, s, size, out in zip(pads, extra, strides, x.shape[2:], shape[2:], strict=True)
-    )
-    filters = draft.constant(weight.name, array(weight).transpose(1, 2, 3, 0))
-    operands = [filters, x.name, _bias(draft, bias, weight, weight.shape[1])]
-    cut = (0, 0) if same else pads
-    kept = "SAME" if same else "VALID"
-    return emitted(draft, "TRANSPOSE_CONV", operands, shape, stride=strides, padding=kept, activation="NONE", crop=cut)
-
-
-@lowers("conv_transpose1d")
-def conv_transpose1d(
-    draft: Draft,
-    shape: Shape,
-    x: Value,
-    weight: Constant,
-    bias: Constant | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_padding: Sequence[int],
     groups: int,
-    dilation: Sequence[int],
 ) -> Value:
-    weight = replace(known(weight, "weight"), tensor=known(weight, "weight").tensor.unsqueeze(-2))
-    high = reshaped(draft, x, (*x.shape[:-1], 1, x.shape[-1]))
-    ends = (1, *stride), (0, *padding), (0, *output_padding), groups, (1, *dilation)
-    return reshaped(draft, conv_transpose2d(draft, (*shape[:-1], 1, shape[-1]), high, weight, bias, *ends), shape)
+    """A convolution that is one element long in some dimension: in two dimensions, that one part of the batch."""
+    x, weight = computed(x, "input", 5), known(weight, "weight")
+    options = [tuple(o) * (3 // len(o)) for o in (stride, padding, dilation)]
+    flat_dims = [d for d in range(3) if (weight.shape[d + 2], options[0][d], options[1][d]) == (1, 1, 0)]
+    if not flat_dims:
+        raise LoweringError("it convolves in three dimensions", "use convolutions in two dimensions")
+    (d,) = flat_dims[:1]
+    rest = [i for i in range(3) if i != d]
+    n, c, *sizes = x.shape
+    maps = reshaped(draft, permuted(x, (0, d + 2, 1, *(i + 2 for i in rest))), (n * sizes[d], c, *(sizes[i] for i in rest)))
+    strides, pads, dilations = ([o[i] for i in rest] for o in options)
+    wide = (n * sizes[d], shape[1], *(shape[i + 2] for i in rest))
+    flat_weight = replace(weight, tensor=weight.tensor.squeeze(d + 2))
+    result = conv2d(draft, wide, maps, flat_weight, bias, strides, pads, dilations, groups)
+    result = reshaped(draft, result, (n, sizes[d], *wide[1:]))
+    back = [0, 2, 3, 4]
+    back.insert(d + 2, 1)
+    return permuted(result, back)
 
 
 @lowers("batch_norm", "_batch_norm_impl_index")

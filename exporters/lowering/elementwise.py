@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 
 from paceline.exporters.draft import Draft
-from paceline.exporters.lowering.layout import Axes, arranged, constant_in, dim_order, in_runs, matched, usual
+from paceline.exporters.lowering.layout import MAX_RANK, Axes, arranged, constant_in, dim_order, in_runs, matched, usual
 from paceline.exporters.lowering.values import Constant, Factor, Factors, Operand, Value, factor, flat, size_of
 
 _ACTIVATED = {"ADD", "SUB", "MUL", "DIV"}
@@ -83,9 +84,14 @@ def _merged_axes(first: Value, dims: tuple[Factors, ...], other: Factors) -> Axe
             after = next((order.index(g) + 1 for g in reversed(other[:i]) if g in order), None)
             before = next((order.index(g) for g in other[i + 1 :] if g in order), len(order))
             order.insert(before if after is None else after, f)
-    together = Value("", dims, (tuple(order),))
-    axes = tuple(dims[d] for d in dim_order(together))
-    return axes if flat(axes) == tuple(order) and len(axes) <= 4 else tuple((f,) for f in order)
+
+    def owners(f: Factor) -> tuple[bool, bool]:
+        return f in flat(first.axes), f in other
+
+    axes = tuple(dims[d] for d in dim_order(Value("", dims, (tuple(order),))))
+    if len(axes) <= MAX_RANK and flat(axes) == tuple(order) and all(len({owners(f) for f in axis}) < 2 for axis in axes):
+        return axes
+    return tuple(tuple(group) for _, group in itertools.groupby(order, owners))
 
 
 def _with_constant(draft: Draft, x: Value, constant: Constant | float) -> tuple[str, Value]:

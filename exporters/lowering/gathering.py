@@ -46,12 +46,6 @@ def index(draft: Draft, shape: Shape, x: Value, indices: Sequence[Constant | Non
     dims = sorted(tensors)
     if dims != list(range(dims[0], dims[-1] + 1)):
         raise LoweringError("its indices lie in dimensions apart", "index one dimension after the other")
-    if any(t.dtype == torch.bool for t in tensors.values()):
-        if len(tensors) > 1:
-            raise LoweringError("it mixes masks and indices", "use indices only")
-        mask = tensors[dims[0]]
-        dims = list(range(dims[0], dims[0] + mask.ndim))
-        tensors = dict(zip(dims, mask.nonzero(as_tuple=True), strict=True))
     sizes = [x.shape[d] for d in dims]
     linear = torch.zeros((), dtype=torch.int64)
     for d, size in zip(dims, sizes, strict=True):

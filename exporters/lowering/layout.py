@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -253,10 +253,11 @@ def constant_in(draft: Draft, x: Constant, dims: tuple[Factors, ...], axes: Axes
     sizes = [size if full or values.shape[d] > 1 else 1 for d, dim in enumerate(dims) for _, size in dim]
     if full:
         values = np.broadcast_to(values, [size_of(dim) for dim in dims])
-    order = flat(dims)
-    values = values.reshape(sizes).transpose([order.index(f) for f in flat(axes)])
+    order, inside = flat(dims), flat(axes)  # what no axis has is broadcast on both sides: of size 1 here
+    values = values.reshape(sizes).transpose([order.index(f) for f in (*inside, *(f for f in order if f not in inside))])
+    values = values.reshape(values.shape[: len(inside)])
     shape: list[int] = []
-    rest = iter(values.shape)
+    rest: Iterator[int] = iter(values.shape)
     spelt: list[int] = []
     for axis in axes:
         found = list(itertools.islice(rest, len(axis)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,12 @@ def _pool(
     return emitted(draft, kind, [x.name], shape, filter=kernel, stride=stride, padding=padding, activation="NONE")
 
 
-@lowers("max_pool2d", "max_pool2d_with_indices")
+@lowers("max_pool2d_with_indices")
+def max_pool2d_with_indices(draft: Draft, shapes: tuple[Shape, Shape], x: Value, *options: Any) -> tuple[Value, None]:
+    return max_pool2d(draft, shapes[0], x, *options), None
+
+
+@lowers("max_pool2d")
 def max_pool2d(
     draft: Draft,
     shape: Shape,
@@ -164,7 +170,11 @@ def adaptive_avg_pool2d(draft: Draft, shape: Shape, x: Value, output_size: Seque
 @lowers("adaptive_max_pool2d")
 def adaptive_max_pool2d(draft: Draft, shapes: tuple[Shape, Shape], x: Value, output_size: Sequence[int]) -> tuple[Value, None]:
     shape = shapes[0]
-    x = computed(x, "input", 4)
+    x = computed(x, "input")
+    if len(shape) == 3:
+        batch = (1, *shape)
+        whole, _ = adaptive_max_pool2d(draft, (batch, batch), reshaped(draft, x, (1, *x.shape)), output_size)
+        return reshaped(draft, whole, shape), None
     if shape[2:] == (1, 1):
         return reduced(draft, "REDUCE_MAX", x, (2, 3), True), None
     window = _uniform(x, shape)
@@ -202,6 +212,14 @@ def _register_flat(operator: str) -> None:
 
 _register_flat("avg")
 _register_flat("max")
+
+
+@lowers("adaptive_max_pool1d")
+def adaptive_max_pool1d(draft: Draft, shapes: tuple[Shape, Shape], x: Value, output_size: Sequence[int]) -> tuple[Value, None]:
+    shape = shapes[0]
+    high, wide = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1])), (*shape[:-1], 1, shape[-1])
+    whole, _ = adaptive_max_pool2d(draft, (wide, wide), high, (1, *output_size))
+    return reshaped(draft, whole, shape), None
 
 
 @lowers("adaptive_avg_pool1d")

@@ -73,7 +73,7 @@ def _place(order: Factors) -> Callable[[Factor], int]:
 
 
 def _matrices(draft: Draft, x: Value, batch: Sequence[Factors]) -> tuple[str, bool]:
-    """`x` as a batch of matrices, and whether these are stored column by column; size 1 where `x` is the same for all the batch."""
+    """`x` as a batch of matrices, and whether these are stored by columns; a batch of 1 where `x` is the same for all."""
     have = set(flat(x.axes))
     rows, columns = x.dims[-2:]
     lead = tuple(axis if have & set(axis) else () for axis in batch)

@@ -32,14 +32,13 @@ def reshape(draft: Draft, shape: Shape, x: Value, *_: Any) -> Value:
 
 
 @lowers(
-    *("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "_to_copy", "to", "type_as", "identity", "float"),
-    *("feature_dropout", "alpha_dropout", "native_dropout", "positive"),
+    *("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "_to_copy", "to", "type_as", "identity", "float", "positive"),
 )
 def nothing(draft: Draft, shape: Shape, x: Value, *_: Any) -> Value:
     return x
 
 
-@lowers("dropout")
+@lowers("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def dropout(draft: Draft, shape: Shape, x: Value, p: float, train: bool) -> Value:
     if train:
         raise LoweringError("dropout is in training mode", "call .eval() first")

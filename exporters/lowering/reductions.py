@@ -12,7 +12,7 @@ from paceline.exporters.lowering.arithmetic import pow_
 from paceline.exporters.lowering.elementwise import binary, unary
 from paceline.exporters.lowering.layout import arranged, complete, in_runs, isolated
 from paceline.exporters.lowering.registry import LoweringError, computed, lowers
-from paceline.exporters.lowering.values import Operand, Value, flat, size_of
+from paceline.exporters.lowering.values import Constant, Operand, Value, flat, size_of
 
 Dims = Sequence[int] | int | None
 
@@ -174,12 +174,17 @@ def cumsum(draft: Draft, shape: Shape, x: Value, dim: int, *_: Any) -> Value:
 
 @lowers("cosine_similarity")
 def cosine_similarity(draft: Draft, shape: Shape, a: Operand, b: Operand, dim: int, eps: float) -> Value:
-    product = reduced(draft, "SUM", binary(draft, "MUL", a, b), dim, False)
+    both = binary(draft, "MUL", a, b)
+    dim = dim % len(both.dims) - len(both.dims)
+    result = reduced(draft, "SUM", both, dim, True)
     for x in (a, b):
-        x = computed(x, "operand")
-        length = vector_norm(draft, shape, x, 2, dim - len(x.dims) if dim >= 0 else dim, False)
-        product = binary(draft, "DIV", product, binary(draft, "MAXIMUM", length, eps))
-    return product
+        if isinstance(x, Constant):
+            length: Operand = Constant(x.name, 1 / x.tensor.double().norm(dim=dim, keepdim=True).clamp_min(eps))
+            result = binary(draft, "MUL", result, length)
+        else:
+            length = vector_norm(draft, shape, computed(x, "operand"), 2, dim, True)
+            result = binary(draft, "DIV", result, binary(draft, "MAXIMUM", length, eps))
+    return _dropped(result, dim)
 
 
 @lowers("pairwise_distance")

@@ -12,12 +12,12 @@ from paceline.exporters.draft import Draft, Shape
 from paceline.exporters.lowering.gathering import picked
 from paceline.exporters.lowering.layout import emitted, image, reshaped
 from paceline.exporters.lowering.products import along
-from paceline.exporters.lowering.registry import computed, lowers
+from paceline.exporters.lowering.registry import LoweringError, computed, lowers
 from paceline.exporters.lowering.values import Value
 
 _aten = torch.ops.aten
 Resize = Callable[[Tensor, list[int], float | None], Tensor]
-"""Resizes the height of maps that are one element wide."""
+"""Resizes the height of maps, given the new height and width."""
 
 
 def _native(draft: Draft, kind: str, x: Value, shape: Shape, align_corners: bool, half_pixel_centers: bool) -> Value:
@@ -38,8 +38,9 @@ def _linear(draft: Draft, x: Value, shape: Shape, scales: Sequence[float | None]
     for dim, scale in zip((2, 3), scales or (None, None), strict=True):
         size, out = x.shape[dim], shape[dim]
         if size != out or (scale is not None and scale != 1):
-            units = torch.eye(size, dtype=torch.float64).reshape(1, size, size, 1)
-            matrix = resize(units, [out, 1], scale).reshape(size, out).T
+            # two pixels wide: of one torch 2.13 makes something else with antialias=True
+            units = torch.eye(size, dtype=torch.float64).reshape(1, size, size, 1).repeat(1, 1, 1, 2)
+            matrix = resize(units, [out, 2], scale)[0, :, :, 0].T
             x = along(draft, x, dim, matrix.contiguous().numpy())
     return x
 
@@ -56,6 +57,8 @@ def _rows(draft: Draft, x: Value, shape: Shape, scales: Sequence[float | None] |
 @lowers("upsample_bilinear2d")
 def bilinear(draft: Draft, shape: Shape, x: Value, size: Any, align_corners: bool, *scales: Any) -> Value:
     x, given = computed(x, "input", 4), _scales(scales)
+    if x.shape == shape and _by_ratio(x, shape, given):
+        return x
     if align_corners or _by_ratio(x, shape, given):
         return _native(draft, "RESIZE_BILINEAR", x, shape, align_corners, not align_corners)
     return _linear(draft, x, shape, given, lambda t, out, s: _aten.upsample_bilinear2d.default(t, out, False, s, None))
@@ -72,7 +75,7 @@ def _scales(scales: Sequence[Any]) -> list[float | None]:
 def nearest(draft: Draft, shape: Shape, x: Value, size: Any, *scales: Any) -> Value:
     x, given = computed(x, "input", 4), _scales(scales)
     if _by_ratio(x, shape, given):
-        return _native(draft, "RESIZE_NEAREST_NEIGHBOR", x, shape, False, False)
+        return x if x.shape == shape else _native(draft, "RESIZE_NEAREST_NEIGHBOR", x, shape, False, False)
     return _rows(draft, x, shape, given, lambda t, out, s: _aten.upsample_nearest2d.default(t, out, s, None))
 
 
@@ -80,7 +83,7 @@ def nearest(draft: Draft, shape: Shape, x: Value, size: Any, *scales: Any) -> Va
 def nearest_exact(draft: Draft, shape: Shape, x: Value, size: Any, *scales: Any) -> Value:
     x, given = computed(x, "input", 4), _scales(scales)
     if _by_ratio(x, shape, given):
-        return _native(draft, "RESIZE_NEAREST_NEIGHBOR", x, shape, False, True)
+        return x if x.shape == shape else _native(draft, "RESIZE_NEAREST_NEIGHBOR", x, shape, False, True)
     return _rows(draft, x, shape, given, lambda t, out, s: _aten._upsample_nearest_exact2d.default(t, out, s, None))
 
 
@@ -93,23 +96,27 @@ def _register_matrix(operator: str) -> None:
             resized: Tensor = function(t, out, align_corners, scale, None)
             return resized
 
-        return _linear(draft, computed(x, "input", 4), shape, _scales(scales), resize)
+        x = computed(x, "input", 4)
+        if operator.endswith("_aa") and x.shape[3] == shape[3] == 1 and x.shape[2] != shape[2]:
+            raise LoweringError("torch computes antialiasing of maps one element wide wrongly", "resize without antialias")
+        return _linear(draft, x, shape, _scales(scales), resize)
 
 
 for _operator in ("upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"):
     _register_matrix(_operator)
 
 
-@lowers("upsample_linear1d")
-def linear1d(draft: Draft, shape: Shape, x: Value, size: Any, align_corners: bool, scale: Any) -> Value:
-    """A map that is one element high."""
-    given = next(iter(scale)) if isinstance(scale, list | tuple) and scale else scale if isinstance(scale, float) else None
-    high, wide = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1])), (*shape[:-1], 1, shape[-1])
-    return reshaped(draft, bilinear(draft, wide, high, None, align_corners, [1.0, given] if given else None), shape)
+def _register_flat(operator: str, resize: Callable[..., Value]) -> None:
+    """Resizing in one dimension: of a map that is one element high."""
+
+    @lowers(operator)
+    def lower(draft: Draft, shape: Shape, x: Value, size: Any, *options: Any) -> Value:
+        *corners, scale = options
+        given = next(iter(scale)) if isinstance(scale, list | tuple) and scale else scale if isinstance(scale, float) else None
+        high, wide = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1])), (*shape[:-1], 1, shape[-1])
+        return reshaped(draft, resize(draft, wide, high, None, *corners, [1.0, given] if given else None), shape)
 
 
-@lowers("upsample_nearest1d")
-def nearest1d(draft: Draft, shape: Shape, x: Value, size: Any, scale: Any) -> Value:
-    given = next(iter(scale)) if isinstance(scale, list | tuple) and scale else scale if isinstance(scale, float) else None
-    high, wide = reshaped(draft, computed(x, "input"), (*x.shape[:-1], 1, x.shape[-1])), (*shape[:-1], 1, shape[-1])
-    return reshaped(draft, nearest(draft, wide, high, None, [1.0, given] if given else None), shape)
+_register_flat("upsample_linear1d", bilinear)
+_register_flat("upsample_nearest1d", nearest)
+_register_flat("_upsample_nearest_exact1d", nearest_exact)

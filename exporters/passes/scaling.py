@@ -1,4 +1,4 @@
-"""A number that a result is multiplied with goes into the weights from which the result comes, also past what only moves elements."""
+"""A number that a result is multiplied with goes into the weights it comes from, also past what only moves elements."""
 
 from __future__ import annotations
 

@@ -37,11 +37,8 @@ def _slices(draft: Draft, producer: Op, op: Op) -> Op | None:
     if not producer.kind == op.kind == "STRIDED_SLICE":
         return None
     touched = [
-        [
-            (b, s) != (0, 1) or e != n
-            for b, e, s, n in zip(*(ints(o, name) for name in ("begin", "end", "strides")), shape, strict=True)
-        ]
-        for o, shape in ((producer, draft.shapes[producer.inputs[0]]), (op, draft.shapes[op.inputs[0]]))
+        [before != after for before, after in zip(draft.shapes[o.inputs[0]], draft.shapes[o.outputs[0]], strict=True)]
+        for o in (producer, op)
     ]
     if any(a and b for a, b in zip(*touched, strict=True)):
         return None
