@@ -4,7 +4,7 @@
     python benchmarks/export_zoo.py --peers --litert ENV/bin/python --onnx2tf ENV/bin/python --json zoo.jsonl
 
 Random weights and random BatchNorm statistics, the default resolution, batch 1. Each row: seconds until the file is written
-(torch.export included; the median of three, in a process that has imported everything), operators, TRANSPOSE operators between
+(torch.export included; the median of --repeats, in a warm process), operators, TRANSPOSE operators between
 the first and the last convolution, bytes, the largest difference to torch relative to the output's range on XNNPACK and on
 TFLite's own kernels, the same for .onnx in onnxruntime, and with --latency milliseconds on XNNPACK, one thread.
 
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ from paceline.measurement import Artifact, Bench
 
 TOLERANCE = 1e-4
 FLOAT32_LOSS = 1e-5
-REPEATS = 3
 
 Row = dict[str, Any]
 
@@ -93,9 +93,9 @@ def settle(module: nn.Module, x: Tensor, seed: int) -> None:
         hook.remove()
 
 
-def export_own(module: nn.Module, x: Tensor, path: Path) -> Row:
+def export_own(module: nn.Module, x: Tensor, path: Path, repeats: int) -> Row:
     seconds = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         graph = graph_of(module, x)
         path.write_bytes(tflite.write(graph))
@@ -138,11 +138,11 @@ def row_of(name: str, options: argparse.Namespace, folder: Path, device: LocalDe
     except PacelineError as e:
         return {**row, "own": {"reason": str(e)}, "onnx": {"reason": str(e)}}
     row |= {"input": list(x.shape), "float32_loss": loss, "settled": settled}
-    row["own"] = attempt(export_own, module, x, folder / f"{name}.tflite")
+    row["own"] = attempt(partial(export_own, repeats=options.repeats), module, x, folder / f"{name}.tflite")
     row["onnx"] = attempt(export_onnx, module, x, folder / f"{name}.onnx")
     files = {"own": folder / f"{name}.tflite"} if "reason" not in row["own"] else {}
     if options.peers:
-        found = comparison.convert_all(module, x, name, row, folder, options.litert, options.onnx2tf, REPEATS)
+        found = comparison.convert_all(module, x, name, row, folder, options.litert, options.onnx2tf, options.repeats)
         row["peers"], theirs = found
         files |= theirs
     if files and (options.latency or options.peers):
@@ -151,7 +151,7 @@ def row_of(name: str, options: argparse.Namespace, folder: Path, device: LocalDe
 
 
 def made(options: argparse.Namespace) -> Row:
-    return {"seed": options.seed, "peers": options.peers, "latency": options.latency or options.peers}
+    return {"seed": options.seed, "peers": options.peers, "latency": options.latency or options.peers, "repeats": options.repeats}
 
 
 def earlier(path: Path | None, options: argparse.Namespace) -> dict[str, Row]:
@@ -227,6 +227,7 @@ def main() -> None:
     parser.add_argument("--onnx2tf", metavar="PYTHON", help="interpreter with onnx2tf")
     parser.add_argument("--json", type=Path, metavar="FILE", help="JSON Lines, one network a line")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where the files go; without it they are deleted")
+    parser.add_argument("--repeats", type=int, default=3, help="exports that a network's seconds are the median of")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.peers and not (options.litert or options.onnx2tf):

@@ -3,8 +3,8 @@
     python benchmarks/round_trip.py FOLDER [--latency] [--delegate xnnpack] [--seed 0]
 
 Outputs are compared bit by bit on random inputs, on XNNPACK's and on TFLite's own kernels. With --latency the whole and every
-different operator with its real weights are measured with interleaved batches on this machine. Exit code 1 where outputs differ,
-or where a file runs on no kernels.
+different operator with its real weights are measured with interleaved batches on this machine, and an invoke by itself, which
+the sum pays once instead of once an operator. Exit code 1 where outputs differ, or where a file runs on no kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ from paceline.errors import ExportError
 from paceline.exporters import tflite
 from paceline.exporters.cut import cut
 from paceline.exporters.run_tflite import Kernels, run_apart
-from paceline.graph import Array, Graph, TensorSpec
+from paceline.graph import Array, Graph, Op, TensorSpec
 from paceline.measurement import Artifact
 from paceline.progress import progress
 
+_CHAIN = 33
 _KERNELS: tuple[Kernels, ...] = ("xnnpack", "builtin")
 
 
@@ -53,21 +55,31 @@ def compared(data: bytes, written: bytes, graph: Graph, kernels: Kernels, rng: n
     return "identical" if same else "different"
 
 
+def chain(path: Path, length: int) -> Artifact:
+    """NEG upon NEG of one value: next to nothing to compute."""
+    names = [f"t{i}" for i in range(length + 1)]
+    ops = tuple(Op("NEG", (x,), (y,)) for x, y in pairwise(names))
+    tflite.save(Graph(ops, dict.fromkeys(names, TensorSpec((1, 1, 1, 1))), (names[0],), (names[-1],), {}), path)
+    return Artifact(path, f"{length} NEG")
+
+
 def latency(device: LocalDevice, path: Path, graph: Graph, delegate: str, folder: Path) -> list[str]:
-    """Whole, sum of operators, their ratio, and what was left to TFLite's own kernels."""
+    """Whole, sum of operators, the sum with one invoke instead of one each, its ratio, what was left to TFLite's own kernels."""
     parts = cut(graph)
     counts = Counter(spec for spec, _ in parts)
-    artifacts = [Artifact(path, path.name)]
+    artifacts = [Artifact(path, path.name), chain(folder / "one.tflite", 1), chain(folder / "many.tflite", _CHAIN)]
     for i, (spec, part) in enumerate(dict(parts).items()):
         artifacts.append(Artifact(folder / f"{path.stem}-{i}.tflite", spec.key))
         tflite.save(part, artifacts[-1].path)
-    whole, *measured = device.measure(artifacts, device.default_bench(delegate))
+    whole, one, many, *measured = device.measure(artifacts, device.default_bench(delegate))
     left = whole.context.get("left", "") or ("nothing" if whole.context.get("partitions") == "1" else "several partitions")
-    failed = [m for m in (whole, *measured) if m.failure is not None]
+    failed = [m for m in (whole, one, many, *measured) if m.failure is not None]
     if failed:
-        return ["", "", "", f"{failed[0].subject[:40]}: {failed[0].failure.reason[:60]}"]  # type: ignore[union-attr]
+        return ["", "", "", "", f"{failed[0].subject[:40]}: {failed[0].failure.reason[:60]}"]  # type: ignore[union-attr]
     total = sum(m.ms * n for m, n in zip(measured, counts.values(), strict=True))
-    return [f"{whole.ms:.4f}", f"{total:.4f}", f"{total / whole.ms:.3f}", left]
+    invoke = one.ms - (many.ms - one.ms) / (_CHAIN - 1)  # what one costs beyond the operators in it
+    once = total - (len(parts) - 1) * invoke
+    return [f"{whole.ms:.4f}", f"{total:.4f}", f"{once:.4f}", f"{once / whole.ms:.3f}", left]
 
 
 def main() -> int:
@@ -81,7 +93,7 @@ def main() -> int:
     if not paths:
         raise SystemExit(f"no .tflite files in {options.folder}")
     rng, different = np.random.default_rng(options.seed), 0
-    figures = ("whole ms", "sum ms", "sum / whole", "not delegated") if options.latency else ()
+    figures = ("whole ms", "sum ms", "one invoke", "/ whole", "not delegated") if options.latency else ()
     table = Table("file", "operators", *_KERNELS, *figures)
     with tempfile.TemporaryDirectory() as place, LocalDevice() as device, progress("round trip") as shown:
         for i, path in enumerate(paths):

@@ -37,9 +37,7 @@ def export(
     via: Annotated[
         Literal["paceline", "litert-torch"], typer.Option(help="litert-torch: the converter of that package, slower.")
     ] = "paceline",
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Merge parallel branches first (RepVGG, MobileOne …).")
-    ] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge parallel branches first (RepVGG, MobileOne …).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of random weights and of the numbers the file is compared on.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
@@ -67,9 +65,7 @@ def export(
         rng = np.random.default_rng(seed)
         data = Calibration.of(calibration, tensor_specs(found.example), rng, found.mean, found.std)
     files = [
-        exported(
-            module, found.example, out, precision=precision, calibration=data, interface=interface, via=via, source=text
-        )
+        exported(module, found.example, out, precision=precision, calibration=data, interface=interface, via=via, source=text)
     ]
     if onnx is not None:
         files.append(exported(module, found.example, onnx, source=text))

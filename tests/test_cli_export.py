@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
 from test_cli import paceline
 
 _NETWORK = """
@@ -49,7 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_json_says_what_was_made(folder: Path) -> None:
-    done = paceline(*"export network.py:small -o a.tflite --input 1x32x24x3 --onnx a.onnx --json".split(), folder=folder)
+    done = paceline(
+        *["export", "network.py:small", "-o", "a.tflite", "--input", "1x32x24x3", "--onnx", "a.onnx", "--json"], folder=folder
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["ops"] == {"PAD": 1, "CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "HARD_SWISH": 1, "MEAN": 1, "FULLY_CONNECTED": 1}
@@ -72,8 +73,8 @@ def test_int8_from_images_and_from_arrays(folder: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(folder / "images" / f"{i}.png")
     np.savez(folder / "data.npz", rng.standard_normal((6, 3, 32, 32)).astype(np.float32))
     for data, interface in (("images", "float"), ("data.npz", "int8")):
-        arguments = f"export network.py:small -o q.tflite --input 1x32x32x3 --precision int8 --calibration {data} --interface {interface}"
-        done = paceline(*arguments.split(), "--json", folder=folder)
+        arguments = ["export", "network.py:small", "-o", "q.tflite", "--input", "1x32x32x3", "--precision", "int8", "--json"]
+        done = paceline(*arguments, "--calibration", data, "--interface", interface, folder=folder)
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)["precision"]
         assert told["samples"] == 6
