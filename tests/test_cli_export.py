@@ -73,8 +73,9 @@ def test_int8_from_images_and_from_arrays(folder: Path) -> None:
         Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)).save(folder / "images" / f"{i}.png")
     np.savez(folder / "data.npz", rng.standard_normal((6, 3, 32, 32)).astype(np.float32))
     for data, interface in (("images", "float"), ("data.npz", "int8")):
-        arguments = ["export", "network.py:small", "-o", "q.tflite", "--input", "1x32x32x3", "--precision", "int8", "--json"]
-        done = paceline(*arguments, "--calibration", data, "--interface", interface, folder=folder)
+        arguments = ["export", "network.py:small", "-o", "q.tflite", "--input", "1x32x32x3", "--precision", "int8"]
+        arguments += ["--calibration", data, "--interface", interface]
+        done = paceline(*arguments, "--json", folder=folder)
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)["precision"]
         assert told["samples"] == 6
@@ -83,7 +84,7 @@ def test_int8_from_images_and_from_arrays(folder: Path) -> None:
         seen = json.loads(paceline("inspect", "q.tflite", "--json", folder=folder).stdout)
         assert seen["scheme"] == "static int8"
         assert seen["graphs"][0]["inputs"].popitem()[1] == ("1x32x32x3" if interface == "float" else "1x32x32x3:int8")
-    narrow = paceline(*arguments.split(), columns=50, folder=folder)
+    narrow = paceline(*arguments, columns=50, folder=folder)
     assert max(len(line) for line in narrow.stdout.splitlines() if line[0] in "│┃┌") <= 50
     assert "SNR" in narrow.stdout
     assert "error to torch" in narrow.stdout
