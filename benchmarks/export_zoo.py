@@ -38,7 +38,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from zoo import FAMILIES, NETWORKS
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.device import Device
+from paceline.devices.kinds.local import open_local
 from paceline.errors import PacelineError
 from paceline.exporters import onnx, parity, tflite
 from paceline.exporters.inspect import transposes_inside
@@ -130,7 +131,7 @@ def attempt(export: Callable[[nn.Module, Tensor, Path], Row], module: nn.Module,
         return {"reason": f"{type(e).__name__}: {e} (not an error with a remedy: report it)"}
 
 
-def row_of(name: str, options: argparse.Namespace, folder: Path, device: LocalDevice, bench: Bench) -> Row:
+def row_of(name: str, options: argparse.Namespace, folder: Path, device: Device, bench: Bench) -> Row:
     family = next((family for family, names in FAMILIES.items() if name in names), "")
     row: Row = {"network": name, "family": family, "made": made(options)}
     try:
@@ -235,7 +236,7 @@ def main() -> None:
     torch.set_num_threads(1)
     known = earlier(options.json, options)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as temporary, LocalDevice() as device:
+    with tempfile.TemporaryDirectory() as temporary, open_local() as device:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for i, name in enumerate(options.networks, start=1):

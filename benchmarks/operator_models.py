@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.kinds.local import open_local
 from paceline.exporters import tflite
 from paceline.exporters.operator_models import operator_graph
 from paceline.graph import OpSpec, TensorSpec, attrs
@@ -56,7 +56,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - start)
     ms = 1e3 * np.array(seconds)
     print(f"write one single-operator model: median {np.median(ms):.3f} ms, p95 {np.percentile(ms, 95):.3f} ms, n = {len(ms)}")
-    with tempfile.TemporaryDirectory() as folder, LocalDevice() as device, Store(Path(folder) / "store.sqlite") as store:
+    with tempfile.TemporaryDirectory() as folder, open_local() as device, Store(Path(folder) / "store.sqlite") as store:
         collector = Collector(device, device.default_bench(), store, Path(folder) / "operators")
         start = time.perf_counter()
         with progress("measure operators") as shown:

@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.kinds.local import open_local
 from paceline.latency_models.collect import Collector, Pace, rows_of
 from paceline.latency_models.linear import LinearModel, MacsModel
 from paceline.latency_models.metrics import accuracy_of, coverage
@@ -63,7 +63,7 @@ def main() -> None:
     rows: list[Row] = []
     operators_measured: set[str] = set()
     tests, measured, again = [], [], []
-    with tempfile.TemporaryDirectory() as place, LocalDevice() as device, Store(Path(place) / "store.sqlite") as store:
+    with tempfile.TemporaryDirectory() as place, open_local() as device, Store(Path(place) / "store.sqlite") as store:
         collector = Collector(device, device.default_bench(options.delegate), store, Path(place) / "operators")
         for size in options.sizes:
             seeds = Seeds(options.seed)

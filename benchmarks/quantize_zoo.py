@@ -28,7 +28,8 @@ from rich.table import Table
 from torch import nn
 from zoo import NETWORKS
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.device import Device
+from paceline.devices.kinds.local import open_local
 from paceline.errors import PacelineError
 from paceline.exporters import tflite
 from paceline.exporters.precision.calibration import Calibration
@@ -36,9 +37,10 @@ from paceline.exporters.precision.quantize import quantised
 from paceline.exporters.precision.report import PrecisionReport, compare
 from paceline.exporters.timm_networks import randomised, timm_network
 from paceline.exporters.torch_graph import graph_of
-from paceline.measurement import Artifact
+from paceline.measurement import Artifact, Bench
 from paceline.seeds import Seeds
 
+_ONCE = Bench(batches=1, min_invokes=1, batch_ms=0, warmup_ms=0)  # nothing is timed: who runs it is all that is asked
 DEFAULT = (
     *("mobilenetv2_050", "mobilenetv3_small_100", "mobilenetv4_conv_small", "efficientnet_lite0", "mnasnet_100", "semnasnet_100"),
     *(
@@ -88,7 +90,7 @@ def settled(module: nn.Module, images: Calibration) -> nn.Module:
     return module.eval()
 
 
-def rows_of(name: str, precisions: list[str], samples: int, seeds: Seeds, device: LocalDevice) -> list[dict[str, Any]]:
+def rows_of(name: str, precisions: list[str], samples: int, seeds: Seeds, device: Device) -> list[dict[str, Any]]:
     torch.manual_seed(seeds.seed("weights"))
     module, shape = timm_network(name)
     drawn = {use: pictures(shape, samples, seeds.rng(f"{name}/{use}")) for use in ("statistics", "calibration", "evaluation")}
@@ -103,7 +105,8 @@ def rows_of(name: str, precisions: list[str], samples: int, seeds: Seeds, device
         with tempfile.TemporaryDirectory() as folder:
             artifact = Artifact(Path(folder) / f"{name}.tflite", name)
             artifact.path.write_bytes(model)
-            left = Counter(t.name for t in device.profile(artifact, device.default_bench(), runs=2) if not t.delegated)
+            (m,) = device.measure([artifact], _ONCE)
+            left = Counter(m.delegation.left or ()) if m.delegation else Counter({m.failure.reason: 1} if m.failure else {})
         rows.append(
             {**_row(report), "network": name, "precision": precision, "bytes": len(model), "seconds": seconds, "left": left}
         )
@@ -133,7 +136,7 @@ def main() -> int:
         parser.error(f"not in benchmarks/zoo.py: {', '.join(unknown)}")
     torch.set_num_threads(1)
     rows, failures = [], []
-    with LocalDevice() as device:
+    with open_local() as device:
         for name in options.networks:
             try:
                 rows += rows_of(name, options.precisions, options.samples, Seeds(options.seed), device)

@@ -19,7 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.device import Device
+from paceline.devices.kinds.local import open_local
 from paceline.errors import ExportError
 from paceline.exporters import tflite
 from paceline.exporters.cut import cut
@@ -63,7 +64,7 @@ def chain(path: Path, length: int) -> Artifact:
     return Artifact(path, f"{length} NEG")
 
 
-def latency(device: LocalDevice, path: Path, graph: Graph, delegate: str, folder: Path) -> list[str]:
+def latency(device: Device, path: Path, graph: Graph, delegate: str, folder: Path) -> list[str]:
     """Whole, sum of operators, the sum with one invoke instead of one each, its ratio, what was left to TFLite's own kernels."""
     parts = cut(graph)
     counts = Counter(spec for spec, _ in parts)
@@ -72,10 +73,11 @@ def latency(device: LocalDevice, path: Path, graph: Graph, delegate: str, folder
         artifacts.append(Artifact(folder / f"{path.stem}-{i}.tflite", spec.key))
         tflite.save(part, artifacts[-1].path)
     whole, one, many, *measured = device.measure(artifacts, device.default_bench(delegate))
-    left = whole.context.get("left", "") or ("nothing" if whole.context.get("partitions") == "1" else "several partitions")
     failed = [m for m in (whole, one, many, *measured) if m.failure is not None]
     if failed:
         return ["", "", "", "", f"{failed[0].subject[:40]}: {failed[0].failure.reason[:60]}"]  # type: ignore[union-attr]
+    assert whole.delegation is not None
+    left = ", ".join(dict.fromkeys(whole.delegation.left or ())) or "nothing"
     total = sum(m.ms * n for m, n in zip(measured, counts.values(), strict=True))
     invoke = one.ms - (many.ms - one.ms) / (_CHAIN - 1)  # what one costs beyond the operators in it
     once = total - (len(parts) - 1) * invoke
@@ -95,7 +97,7 @@ def main() -> int:
     rng, different = np.random.default_rng(options.seed), 0
     figures = ("whole ms", "sum ms", "one invoke", "/ whole", "not delegated") if options.latency else ()
     table = Table("file", "operators", *_KERNELS, *figures)
-    with tempfile.TemporaryDirectory() as place, LocalDevice() as device, progress("round trip") as shown:
+    with tempfile.TemporaryDirectory() as place, open_local() as device, progress("round trip") as shown:
         for i, path in enumerate(paths):
             data = path.read_bytes()
             model = tflite.read(path)

@@ -24,15 +24,26 @@ class Device(Protocol):
     @property
     def info(self) -> DeviceInfo: ...
 
+    @property
+    def address(self) -> str:
+        """Two devices with the same address are the same hardware: only one of them measures at a time."""
+
+    def default_bench(self, delegate: str | None = None, threads: int = 1) -> Bench:
+        """How to measure here unless told otherwise: the device's own runtime, pinned to its fastest cores."""
+
     def health(self) -> Health: ...
 
     def measure(self, artifacts: Sequence[Artifact], bench: Bench, reference: Artifact | None = None) -> list[Measurement]:
         """Latencies of `artifacts`, in their order, by the protocol of `paceline.devices.rounds`.
 
         Their batches are interleaved, and `reference` is measured again before and after every round. An artifact that can't be
-        measured (crash, time-out, refused by the runtime) comes back with a Failure. Raises DeviceError where nothing could be
-        measured this way: an unknown runtime, a delegate that isn't there.
+        measured (crash, time-out, refused by the runtime, a delegate that silently left it to the CPU) comes back with a Failure,
+        one that the device was lost for with a TransientFailure. Raises DeviceError where nothing could be measured this way (an
+        unknown runtime, a delegate that isn't there), TransientDeviceError where the device is not fit to be measured now.
         """
 
     def profile(self, artifact: Artifact, bench: Bench) -> list[OpTime]:
         """The runtime's own time per executed operator, in execution order. Raises DeviceError where it has no profiler."""
+
+    def close(self) -> None:
+        """Ends what runs on the device. It may be used again afterwards."""

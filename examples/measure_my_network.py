@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.kinds.local import open_local
 from paceline.exporters import parity, tflite
 from paceline.exporters.merge import merged
 from paceline.exporters.torch_graph import graph_of
@@ -42,7 +42,7 @@ for merge in result.report:
 graph = graph_of(result.module, image)
 print(f"{len(graph.operators())} operators, {graph.macs() / 1e6:.1f} M MACs, {graph.params() / 1e3:.1f} k parameters")
 
-with TemporaryDirectory() as folder, LocalDevice() as device:
+with TemporaryDirectory() as folder, open_local() as device:
     model = Artifact(Path(folder) / "network.tflite", "my network")
     tflite.save(graph, model.path)
     print(f"largest difference to torch: {parity.check(network, [image], model).max_abs_error:.2g}")

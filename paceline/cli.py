@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from paceline import __version__
+from paceline.cli_agent import agent, farm
+from paceline.cli_bench import bench
+from paceline.cli_devices import devices
 from paceline.cli_export import export
+from paceline.cli_options import DEFAULT_STORE, Json, StorePlace, existing, shown
 from paceline.errors import PacelineError
-from paceline.measurement import Progress, silent
-from paceline.progress import progress
 
 app = typer.Typer(
     help="Networks that keep a latency limit on phones: measured, searched, merged, exported, proven on the device.",
@@ -27,11 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(export)
-_DEFAULT_STORE = "runs/store.sqlite"
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables; progress is off.")]
-StorePlace = Annotated[str, typer.Option("--store", help="Where measurements are kept: a file, or an SQLAlchemy URL.")]
-Delegate = Annotated[str, typer.Option(help="xnnpack, or builtin for the runtime's own kernels.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+app.command()(bench)
+app.command()(agent)
+app.add_typer(devices, name="devices")
+app.add_typer(farm, name="farm")
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The folder of the run. Default: runs/ and a name made of the settings.")
     ] = None,
-    store: StorePlace = _DEFAULT_STORE,
+    store: StorePlace = DEFAULT_STORE,
     seed: Annotated[int | None, typer.Option(min=0, help="The root of all chance.")] = None,
     limit_ms: Annotated[float | None, typer.Option(help="The latency limit. Default: a quantile of the space.")] = None,
     as_json: Json = False,
@@ -94,7 +94,7 @@ def run(
     folder = out or Path("runs") / f"{settings.data.kind}-{settings.key()}"
     console = Console(stderr=True, quiet=as_json)
     with Store(store) as opened:
-        job = Run(settings, folder, opened, _show(as_json), lambda line: console.print(escape(line), soft_wrap=True))
+        job = Run(settings, folder, opened, shown(as_json), lambda line: console.print(escape(line), soft_wrap=True))
         summary = job.finished()
         if summary is None:
             outcome = job.execute()
@@ -111,67 +111,6 @@ def run(
 
 
 @app.command()
-def devices(as_json: Json = False) -> None:
-    """The devices that can be measured here, and how they feel."""
-    from paceline.devices.local import DELEGATES, LocalDevice
-
-    device = LocalDevice()
-    health = device.health()
-    if as_json:
-        found = {"name": device.info.name, "fingerprint": device.info.fingerprint, "facts": dict(device.info.facts)}
-        print(
-            json.dumps(
-                [{**found, "delegates": DELEGATES, "ready": health.ready, "condition": health.facts, "advice": health.advice}]
-            )
-        )
-        return
-    table = Table("device", "what it is", "delegates", "condition")
-    what = "\n".join(f"{name} {value}" for name, value in device.info.facts.items())
-    condition = "\n".join(
-        ["ready" if health.ready else "busy", *(f"{name} {value}" for name, value in health.facts.items()), *health.advice]
-    )
-    table.add_row(f"{device.info.name}\n{device.info.fingerprint}", escape(what), "\n".join(DELEGATES), escape(condition))
-    Console().print(table)
-
-
-@app.command()
-def bench(
-    model: Annotated[Path, typer.Argument(help="A .tflite file.")],
-    delegate: Delegate = "xnnpack",
-    threads: Threads = 1,
-    as_json: Json = False,
-) -> None:
-    """Measure a model on this machine, whole and operator by operator."""
-    from paceline.devices.local import LocalDevice
-    from paceline.errors import DeviceError
-    from paceline.measurement import Artifact
-
-    if not model.is_file():
-        raise DeviceError(f"no file {model}; give a .tflite model")
-    with LocalDevice() as device:
-        settings = device.default_bench(delegate, threads)
-        measurement = device.measure([Artifact(model, model.name)], settings)[0]
-        if measurement.failure is not None:
-            raise DeviceError(f"{model} can't be measured: {measurement.failure.reason}")
-        profile = device.profile(Artifact(model, model.name), settings)
-    if as_json:
-        operators = [{"name": op.name, "ms": op.ms, "delegated": op.delegated} for op in profile]
-        print(
-            json.dumps(
-                {"ms": measurement.ms, "spread": measurement.spread, "batch_ms": measurement.batch_ms, "operators": operators}
-            )
-        )
-        return
-    table = Table("#", "operator", "ms", "share", "delegated")
-    total = sum(op.ms for op in profile) or 1.0
-    for i, op in enumerate(profile):
-        table.add_row(str(i), escape(op.name), f"{op.ms:.4f}", f"{op.ms / total:.1%}", "yes" if op.delegated else "no")
-    Console().print(table)
-    settled = f"batches differ by {measurement.spread:.1%}"
-    Console().print(f"{escape(model.name)}: {measurement.ms:.4g} ms, {settled} ({delegate}, {threads} threads)", soft_wrap=True)
-
-
-@app.command()
 def inspect(model: Annotated[Path, typer.Argument(help="A .tflite file, made by anything.")], as_json: Json = False) -> None:
     """What is in a model: operators, MACs, parameters, quantisation, memory, where it comes from."""
     from paceline.cli_inspect import print_inspection
@@ -185,14 +124,11 @@ def inspect(model: Annotated[Path, typer.Argument(help="A .tflite file, made by 
 
 
 @app.command()
-def table(store: StorePlace = _DEFAULT_STORE, as_json: Json = False) -> None:
+def table(store: StorePlace = DEFAULT_STORE, as_json: Json = False) -> None:
     """The rows of the latency tables in the store: every operator measured so far, by device and settings."""
-    from paceline.errors import StoreError
     from paceline.store import Store
 
-    if "://" not in store and not Path(store).exists():
-        raise StoreError(f"no store at {store}; `paceline run` makes one, or name another with --store")
-    with Store(store) as opened:
+    with Store(existing(store)) as opened:
         rows = opened.rows()
     if as_json:
         print(json.dumps(rows))
@@ -203,13 +139,6 @@ def table(store: StorePlace = _DEFAULT_STORE, as_json: Json = False) -> None:
         spread = f"{row['spread']:.1%}" if row["spread"] is not None else ""
         shown.add_row(escape(row["subject"]), figure, spread, row["device"], json.loads(row["bench"])["delegate"])
     Console().print(shown)
-
-
-def _show(off: bool) -> Any:
-    def show(title: str) -> AbstractContextManager[Progress]:
-        return nullcontext(silent) if off else progress(title)
-
-    return show
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -48,6 +48,10 @@ class DeviceError(PacelineError):
     exit_code = 7
 
 
+class TransientDeviceError(DeviceError):
+    """A device that can't be used just now: offline, unauthorised, disturbed in mid-run. Trying again may help."""
+
+
 class LatencyModelError(PacelineError):
     """A latency model that was asked for what it never learned."""
 

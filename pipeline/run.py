@@ -23,7 +23,7 @@ from torch import nn
 
 from paceline import __version__
 from paceline.arch import Arch
-from paceline.devices.local import LocalDevice
+from paceline.devices.kinds.local import open_local
 from paceline.errors import LimitError
 from paceline.files import write_atomically
 from paceline.graph import macs_of
@@ -83,7 +83,7 @@ class Run:
     def __init__(self, config: Config, folder: Path, store: Store, show: Show, say: Callable[[str], None]) -> None:
         self.config, self.folder, self.store, self.show, self.say = config, folder, store, show, say
         self.seeds = Seeds(config.seed)
-        self.device = LocalDevice()
+        self.device = open_local()
         self.seconds: dict[str, float] = {}
 
     @cached_property

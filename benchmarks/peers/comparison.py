@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.device import Device
 from paceline.errors import PacelineError
 from paceline.exporters import parity, tflite
 from paceline.exporters.inspect import transposes_inside
@@ -102,15 +102,14 @@ def _judged(module: nn.Module, x: Tensor, path: Path) -> Row:
     return row
 
 
-def latencies(files: dict[str, Path], device: LocalDevice, bench: Bench) -> Row:
+def latencies(files: dict[str, Path], device: Device, bench: Bench) -> Row:
     """Milliseconds of each file, measured together; where ours is slower than a peer's, both operator profiles by kind."""
     artifacts = {name: Artifact(path, path.stem) for name, path in files.items()}
     measured = dict(zip(artifacts, device.measure(list(artifacts.values()), bench), strict=True))
     found: Row = {}
     for name, m in measured.items():
-        found[name] = (
-            {"reason": m.failure.reason} if m.failure else {"ms": m.ms, "spread": m.spread, "left": m.context.get("left", "")}
-        )
+        left = ", ".join(m.delegation.left or ()) if m.delegation else ""
+        found[name] = {"reason": m.failure.reason} if m.failure else {"ms": m.ms, "spread": m.spread, "left": left}
     slower = [name for name in found if _ratio(found, name) > _SLOWER]
     profiles = {name: _profile(artifacts[name], device, bench) for name in ("own", *slower)} if slower else {}
     return {"latency": found, "profiles": profiles}
@@ -121,7 +120,7 @@ def _ratio(latency: Row, peer: str) -> float:
     return float(latency.get("own", {}).get("ms", np.nan) / latency.get(peer, {}).get("ms", np.nan))
 
 
-def _profile(artifact: Artifact, device: LocalDevice, bench: Bench) -> dict[str, float]:
+def _profile(artifact: Artifact, device: Device, bench: Bench) -> dict[str, float]:
     try:
         operators = device.profile(artifact, bench)
     except PacelineError as e:

@@ -1,35 +1,33 @@
-"""This machine as a device, its worker, and what happens when the worker dies."""
+"""This machine as a device: the whole way from a file to a figure."""
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from paceline.devices import host
-from paceline.devices.local import LocalDevice
+from paceline.devices.composed import ComposedDevice
+from paceline.devices.kinds import DeviceEntry, open_device
+from paceline.devices.kinds.local import open_local
 from paceline.devices.testing import DeviceTestSuite
-from paceline.devices.worker import delegation
-from paceline.devices.worker_process import WorkerEndedError, WorkerProcess
-from paceline.errors import DeviceError
-from paceline.measurement import Artifact, Bench, TransientFailure
+from paceline.errors import DeviceError, TransientDeviceError
+from paceline.measurement import Artifact, Bench, Delegation
 
-QUICK = Bench(batches=2, min_invokes=10, batch_ms=1.0, warmup_ms=0.5, repeats=1, timeout_s=30.0)
+_CPU = (max(os.sched_getaffinity(0)),)
+QUICK = Bench(affinity=_CPU, batches=2, min_invokes=10, batch_ms=1.0, warmup_ms=0.5, repeats=1, timeout_s=60.0)
 
 
 @pytest.fixture(params=["xnnpack", "builtin"])
 def bench(request: pytest.FixtureRequest) -> Bench:
-    return replace(QUICK, delegate=request.param, affinity=host.cpus()[-1:])
+    return replace(QUICK, delegate=request.param)
 
 
 class TestLocalDevice(DeviceTestSuite):
     @pytest.fixture
-    def device(self, local: LocalDevice) -> LocalDevice:
+    def device(self, local: ComposedDevice) -> ComposedDevice:
         return local
 
     @pytest.fixture
@@ -41,7 +39,7 @@ class TestLocalDevice(DeviceTestSuite):
         return models
 
 
-def test_what_this_machine_has_not_is_named(local: LocalDevice, models: Sequence[Artifact]) -> None:
+def test_what_this_machine_has_not_is_named(local: ComposedDevice, models: Sequence[Artifact]) -> None:
     for wrong, reason in (
         ({"delegate": "gpu"}, "delegate 'gpu' isn't available.*xnnpack, builtin"),
         ({"threads": 4096}, "4096 threads"),
@@ -52,87 +50,50 @@ def test_what_this_machine_has_not_is_named(local: LocalDevice, models: Sequence
             local.measure(models[:1], replace(QUICK, **wrong))
 
 
-def test_the_profile_says_who_ran_what(local: LocalDevice, models: Sequence[Artifact]) -> None:
-    (delegated,) = local.profile(models[-1], QUICK, runs=20)
-    (own,) = local.profile(models[-1], replace(QUICK, delegate="builtin"), runs=20)
+def test_the_profile_says_who_ran_what(local: ComposedDevice, models: Sequence[Artifact]) -> None:
+    (delegated,) = local.profile(models[-1], QUICK)
+    (own,) = local.profile(models[-1], replace(QUICK, delegate="builtin"))
     assert (delegated.delegated, own.delegated) == (True, False)
     assert own.name == "CONV_2D"
 
 
-def test_a_measurement_says_what_the_delegate_took(local: LocalDevice, models: Sequence[Artifact]) -> None:
-    delegated, own = (local.measure(models[:1], replace(QUICK, delegate=d))[0].context for d in ("xnnpack", "builtin"))
-    assert (delegated["partitions"], delegated["delegated"], delegated["left"]) == ("1", "1", "")
-    assert (own["partitions"], own["delegated"], own["left"]) == ("0", "0", "CONV_2D")
+def test_a_measurement_says_what_the_delegate_took(local: ComposedDevice, models: Sequence[Artifact]) -> None:
+    delegated, own = (local.measure(models[:1], replace(QUICK, delegate=d))[0].delegation for d in ("xnnpack", "builtin"))
+    assert delegated == Delegation("xnnpack", 1, 1, ())
+    assert own == Delegation("builtin", 0, 0, ("CONV_2D",))
 
 
-def test_a_worker_that_is_killed_while_it_measures_is_one_transient_failure(models: Sequence[Artifact]) -> None:
-    with LocalDevice() as device:
-        session = device._session_for(QUICK)
-        assert session.ask("ping") == {"pid": session._worker._process.pid}  # type: ignore[union-attr]
-        os.kill(session._worker._process.pid, signal.SIGKILL)  # type: ignore[union-attr]
-        failed, *rest = device.measure(models, QUICK)
-        assert isinstance(failed.failure, TransientFailure)
-        assert "SIGKILL" in failed.failure.reason
-        assert [m.failure for m in rest] == [None] * len(rest)
-        assert device.measure(models[:1], QUICK)[0].failure is None
+def test_samples_are_as_many_as_the_bench_allows(local: ComposedDevice, models: Sequence[Artifact]) -> None:
+    few = replace(QUICK, min_invokes=10, batch_ms=1000.0, max_invokes=17)
+    (m,) = local.measure(models[:1], few)
+    assert {len(batch) for batch in m.samples_ms} == {17}
+    assert len(m.cpu_share) == len(m.samples_ms)
 
 
-def test_a_worker_that_hangs_is_killed_at_its_deadline(models: Sequence[Artifact]) -> None:
-    worker = WorkerProcess()
-    worker.request("ping", 30.0)
-    pid = worker._process.pid
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(WorkerEndedError, match=r"no answer within 0\.2 s"):
-        worker.request("ping", 0.2)
-    assert worker._process.poll() == -signal.SIGKILL
-    with pytest.raises(WorkerEndedError):
-        WorkerProcess().request("ping", 0.0)
+def test_a_busy_machine_is_refused_where_that_is_asked_for(models: Sequence[Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_local(refuse=True) as device:
+        monkeypatch.setattr(device.system, "trouble", lambda condition: ("busy: stop other programs",))
+        with pytest.raises(TransientDeviceError, match="busy: stop other programs"):
+            device.measure(models[:1], QUICK)
 
 
-def test_a_worker_does_not_outlive_its_parent() -> None:
+def test_it_is_a_kind_of_device_with_settings(models: Sequence[Artifact]) -> None:
+    entry = DeviceEntry.model_validate({"id": "here", "kind": "local", "python": sys.executable, "refuse": False})
+    device = open_device(entry)
+    assert (device.info.name, device.info.kind, device.address) == ("here", "local", "local")
+    assert device.measure(models[:1], QUICK)[0].failure is None
+    device.close()
+
+
+def test_the_same_machine_has_the_same_fingerprint_in_another_process(local: ComposedDevice) -> None:
+    code = "from paceline.devices.kinds.local import open_local; print(open_local().info.fingerprint)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert other.stdout.strip() == local.info.fingerprint
+
+
+def test_devices_do_not_need_torch() -> None:
     code = (
-        "from paceline.devices.worker_process import WorkerProcess; import os, time\n"
-        "w = WorkerProcess(); print(w.request('ping', 30.0)['pid'], flush=True); time.sleep(60)"
+        "import sys, json; import paceline.devices.kinds.local, paceline.devices.kinds.adb, paceline.devices.kinds.simulated, "
+        "paceline.devices.hosted, paceline.devices.doctor, paceline.devices.bench; print(json.dumps('torch' in sys.modules))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        pid = int(parent.stdout.readline())
-        parent.kill()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and _alive(pid):
-        time.sleep(0.05)
-    assert not _alive(pid)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def test_an_unknown_request_is_an_answer_and_not_the_end() -> None:
-    worker = WorkerProcess()
-    assert "AttributeError" in worker.request("juggle", 30.0)["error"]
-    assert "KeyError" in worker.request("batch", 30.0, path="x", warmup_ms=1, batch_ms=1, min_invokes=1, max_ms=1)["error"]
-    assert worker.request("ping", 30.0)["pid"] == worker._process.pid
-    worker.close()
-    worker.close()
-
-
-def test_delegation_is_read_from_the_nodes() -> None:
-    def node(name: str, ins: list[int], outs: list[int]) -> dict[str, object]:
-        return {"op_name": name, "inputs": ins, "outputs": outs}
-
-    whole = [node("PAD", [0], [1]), node("CONV_2D", [1, 2], [3]), node("DELEGATE", [0, 2], [3])]
-    assert delegation(whole) == {"partitions": 1, "delegated": 2, "left": []}
-    cut = [node("CONV_2D", [0], [1]), node("CUSTOM", [1], [2]), node("CONV_2D", [2], [3])]
-    cut += [node("DELEGATE", [0], [1]), node("DELEGATE", [2], [3])]
-    assert delegation(cut) == {"partitions": 2, "delegated": 2, "left": ["CUSTOM"]}
-    assert delegation([node("CONV_2D", [0], [1])]) == {"partitions": 0, "delegated": 0, "left": ["CONV_2D"]}
-
-
-def test_the_device_does_not_need_torch() -> None:
-    code = "import sys, json; import paceline.devices.local, paceline.devices.worker; print(json.dumps('torch' in sys.modules))"
     assert json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) is False

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from paceline.devices.rounds import Batch, measure_rounds
+from paceline.devices.rounds import measure_rounds
+from paceline.devices.runners.runner import Batch
 from paceline.measurement import Artifact, Bench, Failure, usual_reference
 
 BENCH = Bench(batches=3, repeats=2, tolerance=0.05)
@@ -101,4 +102,4 @@ def test_a_failure_ends_that_artifact_only(artifacts: dict[str, Artifact]) -> No
 
 def test_one_slow_invoke_does_not_move_the_figure() -> None:
     calm = Batch(tuple([1.0] * 9 + [50.0]), 0.7)
-    assert calm.p10 == 1.0
+    assert calm.low == 1.0

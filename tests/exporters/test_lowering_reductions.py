@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from paceline.devices.local import LocalDevice
+from paceline.devices.kinds.local import open_local
 from paceline.exporters import tflite
 from paceline.exporters.torch_graph import UnsupportedOperator, graph_of
-from paceline.measurement import Artifact
+from paceline.measurement import Artifact, Bench
 
 from torch_reference import TOLERANCE, Function, difference, image, kinds, randomised
 
@@ -139,13 +139,13 @@ def test_xnnpack_takes_normalisation_and_activations_wholly(tmp_path: Path) -> N
         lambda x: F.adaptive_avg_pool2d(x, (3, 3)) + F.adaptive_max_pool2d(x, (3, 3)),
         lambda x: F.conv_transpose2d(x, torch.ones(6, 1, 4, 4), stride=2, padding=1, groups=6),
     ]
-    with LocalDevice() as device:
+    with open_local() as device:
         for i, function in enumerate(functions):
             path = tmp_path / f"{i}.tflite"
             path.write_bytes(tflite.write(graph_of(Function(function), image(1, 6, 5, 4))))
-            profile = device.profile(Artifact(path, str(i)), device.default_bench(), runs=2)
-            assert profile
-            assert [t.name for t in profile if not t.delegated] == [], i
+            (m,) = device.measure([Artifact(path, str(i))], Bench(batches=1, min_invokes=1, batch_ms=0, warmup_ms=0))
+            assert m.delegation is not None
+            assert m.delegation.left == (), i
 
 
 def test_refusals() -> None:

@@ -1,0 +1,106 @@
+"""`paceline bench`: models on devices, measured, or compared with another one."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from paceline.bench_tables import comparison_json, measurement_json, print_comparison, print_measurements, print_operators
+from paceline.cli_options import DEFAULT_STORE, DevicesFile, Json, StorePlace, shown
+from paceline.errors import DeviceError
+
+if TYPE_CHECKING:
+    from paceline.devices.bench import Benched
+    from paceline.devices.comparison import Comparison
+    from paceline.measurement import Artifact, Bench, DeviceInfo
+
+
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="Files: .tflite; .onnx for a device whose runtime is onnxruntime.")],
+    device: Annotated[str, typer.Option(help='Which: an id, "model=Pixel 8", "any 3 of soc=…", "all".')] = "local",
+    delegate: Annotated[str, typer.Option(help="xnnpack, builtin, gpu, … Default: the first that the device has.")] = "",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    precision: Annotated[str, typer.Option(help="Of computing, where the delegate has a choice: fp32 or fp16.")] = "fp32",
+    ops: Annotated[bool, typer.Option("--ops", help="The runtime's own time per operator, too.")] = False,
+    compare: Annotated[Path | None, typer.Option(metavar="OTHER", help="How much slower is this model than MODEL?")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws which goes first in a comparison.")] = 0,
+    devices: DevicesFile = None,
+    store: StorePlace = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Measure models on devices, whole or operator by operator; or compare two."""
+    from paceline.devices.bench import BenchOptions, bench_models, compare_models
+    from paceline.devices.farm.local import LocalFarm
+    from paceline.devices.hosted import candidates, chosen, entries_of
+    from paceline.store import Store
+
+    options = BenchOptions(delegate or None, threads, {"precision": precision})
+    artifacts = [_artifact(path) for path in models]
+    if compare is not None and len(artifacts) != 1:
+        raise DeviceError(f"--compare takes one model beside the other, not {len(artifacts)}")
+    with Store(store) as kept, LocalFarm.of(candidates(entries_of(devices), device)) as farm:
+        names = [member.id for member in chosen(farm, device)]
+        if compare is not None:
+            other = _artifact(compare)
+            found = _gathered(
+                [farm.on(name).submit(compare_models, artifacts[0], other, options, seed) for name in names], as_json
+            )
+            _tell_comparisons(found, as_json)
+            return
+        benched = [
+            b
+            for row in _gathered([farm.on(n).submit(bench_models, artifacts, options, ops) for n in names], as_json)
+            for b in row
+        ]
+        for b in benched:
+            kept.add_device(b.info)
+        kept.add([b.measurement for b in benched])
+    _tell_measurements(benched, ops, as_json)
+    if any(b.measurement.failure for b in benched):
+        raise typer.Exit(DeviceError.exit_code)
+
+
+def _artifact(path: Path) -> Artifact:
+    from paceline.measurement import Artifact
+
+    if not path.is_file():
+        raise DeviceError(f"no file {path}; give a .tflite or .onnx model")
+    if path.suffix.lower() == ".tflite":
+        return Artifact(path, path.name)
+    if path.suffix.lower() == ".onnx":
+        return Artifact(path, path.name, "onnx")
+    raise DeviceError(f"{path} is neither .tflite nor .onnx; `paceline export` writes both")
+
+
+def _gathered(futures: list[Future[Any]], quiet: bool) -> list[Any]:
+    with shown(quiet)("measuring") as progress:
+        found = []
+        for i, future in enumerate(futures):
+            found.append(future.result())
+            progress(i + 1, len(futures), "devices")
+    return found
+
+
+def _tell_measurements(benched: list[Benched], ops: bool, as_json: bool) -> None:
+    rows = [measurement_json(b) for b in benched]
+    if as_json:
+        print(json.dumps(rows[0] if len(rows) == 1 else rows))
+        return
+    console = Console()
+    for row in rows if ops else ():
+        print_operators(row, console)
+    print_measurements(rows, console)
+
+
+def _tell_comparisons(found: list[tuple[DeviceInfo, Bench, Comparison]], as_json: bool) -> None:
+    rows = [comparison_json(comparison, info, bench) for info, bench, comparison in found]
+    if as_json:
+        print(json.dumps(rows[0] if len(rows) == 1 else rows))
+        return
+    for row in rows:
+        print_comparison(row, Console())

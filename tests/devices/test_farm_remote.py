@@ -1,0 +1,365 @@
+"""A farm of several agents, each a process of its own, on loopback: what is lost is noticed, what is unsafe is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed", reason="pip install 'paceline[farm]'")
+
+from fake_kind import FakeDevice, install
+
+from paceline.devices.farm.dispatch import Patience, measure_on
+from paceline.devices.farm.job import Job
+from paceline.devices.farm.remote import DaskFarm
+from paceline.devices.farm.tls import Tls, check_address, make_certificates
+from paceline.errors import ConfigError, DeviceError, TransientDeviceError
+from paceline.measurement import Artifact, Bench
+
+BENCH = Bench("fake", "cpu")
+
+
+class Host:
+    """Starts `paceline` programs with folders of their own, reads what they say, ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[subprocess.Popen[str]] = []
+        site = install(folder / "site")
+        self._env = os.environ | {
+            "PYTHONPATH": str(site),
+            "PACELINE_STATE": str(folder / "state"),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        # not paceline.cli: it would import what an agent has no use for
+        program = "from paceline.cli_agent import *; a = typer.Typer(pretty_exceptions_enable=False); a.command()(agent); a.add_typer(farm, name='farm');"
+        program += "import paceline.errors as e\ntry: a()\nexcept e.PacelineError as x: sys.exit(str(x))"
+        command = [sys.executable, "-c", f"import sys, typer; {program}", *arguments]
+        started = subprocess.Popen(command, env=self._env, stderr=subprocess.PIPE, text=True)
+        self._started.append(started)
+        return started
+
+    def scheduler(self, *arguments: str, port: int = 0) -> tuple[subprocess.Popen[str], str]:
+        started = self.start("farm", "serve", "--port", str(port), *arguments)
+        return started, said(started, r"farm at (\S+);")
+
+    def agent(
+        self, address: str, *devices: str, name: str = "", arguments: tuple[str, ...] = (), wait: str = "serves"
+    ) -> subprocess.Popen[str]:
+        path = self.folder / f"devices-{len(self._started)}.toml"
+        path.write_text("".join(f'[[device]]\nkind = "fake"\n{device}\n' for device in devices))
+        command = ("agent", "--farm", address, "--devices", str(path), "--name", name or f"agent-{len(self._started)}")
+        started = self.start(*command, *arguments)
+        if wait:
+            said(started, wait)
+        return started
+
+    def end(self) -> None:
+        for started in self._started:
+            if started.poll() is None:
+                started.send_signal(signal.SIGCONT)
+                started.kill()
+            started.wait()
+            if started.stderr:
+                started.stderr.close()
+
+
+def said(started: subprocess.Popen[str], pattern: str) -> str:
+    """Waits for a line of its; the group that it matched."""
+    assert started.stderr is not None
+    lines = []
+    for line in started.stderr:
+        lines.append(line)
+        found = re.search(pattern, line)
+        if found:
+            return found[found.lastindex or 0]
+    raise AssertionError(f"never said {pattern!r}, but: {''.join(lines)}")
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    made = Host(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    yield made
+    made.end()
+
+
+def jobs(folder: Path, count: int) -> list[Job]:
+    found = []
+    for i in range(count):
+        path = folder / f"{i}.tflite"
+        path.write_text(f"{i}.5")
+        found.append(Job((Artifact(path, f"model {i}"),), BENCH))
+    return found
+
+
+def test_jobs_travel_to_agents_and_results_back(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    log = tmp_path / "log"
+    shared = f'log = "{log}"\njob_s = 0.01'
+    host.agent(address, f'id = "a"\nlabels = ["desk"]\n{shared}', f'id = "b"\nsoc = "s2"\n{shared}', name="left")
+    host.agent(address, f'id = "c"\nsoc = "s2"\n{shared}', name="right")
+    wanted = jobs(tmp_path, 20)
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 3)
+        results = list(measure_on(farm, "any", wanted))
+        only = list(measure_on(farm, "all of soc=s2", wanted[:3]))
+        assert [member.agent for member in farm.members()] == ["left", "left", "right"]
+        assert farm.on("a").submit(FakeDevice.health).result(10).ready
+        assert farm.on("b").submit(FakeDevice.profile, wanted[3].artifacts[0], BENCH).result(10)[0].ms == 3.5
+        with pytest.raises(DeviceError, match="delegate 'gpu' isn't available on device 'a'"):
+            farm.on("a").submit(FakeDevice.measure, [], Bench("fake", "gpu")).result(10)
+        with pytest.raises(TransientDeviceError, match=r"no device 'z' in the farm tcp://.* now; there are: a, b, c"):
+            farm.on("z")
+    assert Counter(id(result.job) for result in results) == Counter(map(id, wanted))
+    for result in results:
+        assert result.failure is None
+        assert result.info is not None
+        assert result.info.simulated
+        assert result.measurements[0].ms == float(result.job.artifacts[0].path.read_text())
+    assert Counter(result.device for result in only) == {"b": 3, "c": 3}
+    for name in "abc":
+        notes = [line.split()[1] for line in log.read_text().splitlines() if line.startswith(name)]
+        assert notes == ["start", "end"] * (len(notes) // 2)
+    cached = list((tmp_path / "cache" / "paceline" / "artifacts").iterdir())
+    assert len(cached) == 20  # both agents use the same folder here
+
+
+def test_an_artifact_is_sent_once_to_an_agent(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, address = host.scheduler()
+    host.agent(address, 'id = "a"', 'id = "b"')
+    (job, other) = jobs(tmp_path, 2)
+    read: list[Path] = []
+    original = Path.read_bytes
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 2)
+        for artifact in (*job.artifacts, *other.artifacts):
+            assert artifact.sha256
+        monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or original(path))
+        assert len(list(measure_on(farm, "all", [job] * 5))) == 10
+        assert read == [job.artifacts[0].path]
+    with DaskFarm(address) as farm:  # a new client asks what is there
+        assert len(list(measure_on(farm, "all", [job, other]))) == 4
+        assert read == [job.artifacts[0].path, other.artifacts[0].path]
+        for copy in (tmp_path / "cache" / "paceline" / "artifacts").iterdir():
+            copy.unlink()  # and one whose copies were removed gets them again
+        assert {result.failure for result in measure_on(farm, "all", [job, other])} == {None}
+        assert len(read) == 4
+
+
+def test_jobs_of_a_killed_agent_run_elsewhere(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    left = host.agent(address, 'id = "a"\njob_s = 0.05', 'id = "b"\njob_s = 0.05')
+    host.agent(address, 'id = "c"\njob_s = 0.05')
+    wanted = jobs(tmp_path, 40)
+    results = []
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 3)
+        for result in measure_on(farm, "any", wanted):
+            results.append(result)
+            if len(results) == 5:
+                left.kill()
+                killed = time.monotonic()
+        assert time.monotonic() - killed < 15
+    assert Counter(id(result.job) for result in results) == Counter(map(id, wanted))
+    assert {result.failure for result in results} == {None}
+    assert {result.device for result in results[-10:]} == {"c"}
+
+
+def test_jobs_that_only_a_killed_agent_could_do_are_reported(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    left = host.agent(address, 'id = "a"\njob_s = 0.05')
+    host.agent(address, 'id = "c"')
+    results = []
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 2)
+        for result in measure_on(farm, "a", jobs(tmp_path, 10), patience=Patience(wait_s=1.0)):
+            results.append(result)
+            if len(results) == 3:
+                left.kill()
+    assert len(results) == 10
+    reasons = [result.failure.reason for result in results if result.failure]
+    assert len(reasons) >= 5
+    assert all("device 'a' is lost" in reason or "agent is gone" in reason for reason in reasons)
+
+
+def test_an_agent_that_fell_silent_is_gone_until_it_speaks_again(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut network closes no connection; a stopped process stands for it."""
+    monkeypatch.setattr("paceline.devices.farm.dask.SILENCE_S", 2.0)
+    _, address = host.scheduler()
+    left = host.agent(address, 'id = "a"\njob_s = 0.05')
+    host.agent(address, 'id = "c"\njob_s = 0.05')
+    results = []
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 2)
+        for result in measure_on(farm, "any", jobs(tmp_path, 30)):
+            results.append(result)
+            if len(results) == 5:
+                left.send_signal(signal.SIGSTOP)
+        assert len(results) == 30
+        assert {result.failure for result in results} == {None}
+        assert [member.id for member in farm.members()] == ["c"]
+        left.send_signal(signal.SIGCONT)
+        until(lambda: len(farm.members()) == 2)
+
+
+def test_a_farm_that_starts_again_has_its_agents_and_callers_back(host: Host, tmp_path: Path) -> None:
+    scheduler, address = host.scheduler()
+    agent = host.agent(address, 'id = "a"\njob_s = 0.02')
+    port = int(address.rpartition(":")[2])
+    results = []
+    with DaskFarm(address) as farm:
+        for result in measure_on(farm, "a", jobs(tmp_path, 20)):
+            results.append(result)
+            if len(results) == 5:
+                scheduler.kill()
+                scheduler.wait()
+                host.scheduler(port=port)
+    assert {result.failure for result in results} == {None}
+    assert len(results) == 20
+    said(agent, "joining again")
+
+
+def test_two_agents_that_claim_one_device(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    first = host.agent(address, 'id = "a"')
+    second = host.agent(address, 'id = "b"', 'id = "a"', wait="")
+    text = said(second, "taken by another agent.*")
+    assert second.wait(20) == 1
+    assert f"process {first.pid}" in text
+    first.kill()
+    first.wait()
+    host.agent(address, 'id = "a"')  # a killed agent holds nothing
+
+
+def test_two_hosts_with_one_id(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, address = host.scheduler()
+    host.agent(address, 'id = "a"', name="left")
+    elsewhere = Host(tmp_path / "elsewhere")
+    try:
+        second = elsewhere.agent(address, 'id = "a"', name="right", wait="")
+        said(second, r"device 'a' is in the farm already, held by agent left at tcp://")
+        assert second.wait(20) == 1
+    finally:
+        elsewhere.end()
+
+
+def test_an_unplugged_device_joins_when_it_is_there(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    absent = tmp_path / "absent"
+    absent.touch()
+    host.agent(address, f'id = "late"\nabsent = "{absent}"', 'id = "b"', wait="device late: device 'late' is unplugged")
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 2)
+        assert {member.id: member.trouble for member in farm.members()} == {"late": "device 'late' is unplugged", "b": ""}
+        absent.unlink()
+        until(lambda: not any(member.trouble for member in farm.members()))
+
+
+def test_nobody_answers() -> None:
+    with pytest.raises(TransientDeviceError, match="no farm answers at tcp://127.0.0.1:9: .*paceline farm serve"):
+        DaskFarm("127.0.0.1:9", timeout_s=1.0)
+
+
+def test_an_agent_ends_in_good_order(host: Host) -> None:
+    _, address = host.scheduler()
+    agent = host.agent(address, 'id = "a"')
+    agent.terminate()
+    assert agent.wait(20) == 0
+
+
+# ---- who may join
+
+
+@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "0.0.0.0:8786", "farm.example:8786", "tcp://[::]:8786"])
+def test_no_address_but_loopback_without_tls(address: str) -> None:
+    with pytest.raises(DeviceError, match=r"without TLS anybody .* make certificates \(paceline farm certificates FOLDER\)"):
+        check_address(address, None)
+
+
+def test_addresses(tmp_path: Path) -> None:
+    tls = make_certificates(tmp_path)
+    assert check_address("localhost:1", None) == "tcp://localhost:1"
+    assert check_address("tcp://[::1]:1", None) == "tcp://[::1]:1"
+    assert check_address("farm.example:8786", tls) == "tls://farm.example:8786"
+    for wrong in ("farm.example", "http://farm.example:1", "tls://:1", "tls://farm:port"):
+        with pytest.raises(ConfigError, match="is no address of a farm"):
+            check_address(wrong, tls)
+    with pytest.raises(ConfigError, match="write tls:// instead"):
+        check_address("tcp://farm.example:1", tls)
+    with pytest.raises(DeviceError, match="needs certificates; make certificates"):
+        check_address("tls://localhost:1", None)
+
+
+def test_the_scheduler_refuses_to_listen_in_public(host: Host) -> None:
+    started = host.start("farm", "serve", "--host", "0.0.0.0", "--port", "0")
+    said(started, "without TLS anybody")
+    assert started.wait(20) == 1
+
+
+def test_certificates(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    first = make_certificates(folder)
+    authority, node = first.authority.read_bytes(), first.certificate.read_bytes()
+    for name in ("ca-key.pem", "node-key.pem"):
+        assert (folder / name).stat().st_mode & 0o077 == 0
+    again = make_certificates(folder)
+    assert again.authority.read_bytes() == authority
+    assert again.certificate.read_bytes() != node
+    verified = subprocess.run(
+        ["openssl", "verify", "-x509_strict", "-CAfile", first.authority, first.certificate], capture_output=True
+    )
+    assert verified.returncode == 0, verified.stderr
+    (folder / "ca-key.pem").unlink()
+    with pytest.raises(ConfigError, match="has a ca.pem without its ca-key.pem"):
+        make_certificates(folder)
+    first.key.unlink()
+    with pytest.raises(ConfigError, match=r"no node-key.pem in .*; make certificates"):
+        Tls(folder)
+
+
+def test_a_farm_with_tls_takes_only_its_own(host: Host, tmp_path: Path) -> None:
+    keys, foreign = tmp_path / "keys", tmp_path / "foreign"
+    tls, stranger = make_certificates(keys), make_certificates(foreign)
+    scheduler, address = host.scheduler("--tls", str(keys))
+    assert address.startswith("tls://")
+    agent = host.agent(address, 'id = "a"', arguments=("--tls", str(keys)))
+    with DaskFarm(address, tls) as farm:
+        assert {result.failure for result in measure_on(farm, "a", jobs(tmp_path, 3))} == {None}
+    with pytest.raises(TransientDeviceError, match="no farm answers"):
+        DaskFarm(address, stranger, timeout_s=2.0)
+    with pytest.raises(TransientDeviceError, match="no farm answers"):
+        DaskFarm(address.replace("tls", "tcp"), timeout_s=2.0)
+    assert agent.poll() is None
+    assert scheduler.poll() is None
+
+
+def test_nothing_listens_beyond_loopback_without_tls(host: Host) -> None:
+    psutil = pytest.importorskip("psutil")
+    scheduler, address = host.scheduler()
+    agent = host.agent(address, 'id = "a"')
+    for started in (scheduler, agent):
+        listening = [c.laddr.ip for c in psutil.Process(started.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+        assert listening
+        assert set(listening) == {"127.0.0.1"}
