@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from paceline.devices.comparison import Comparison
     from paceline.measurement import Bench, DeviceInfo
 
+_PROFILER_MS = 0.001
+
 
 def measurement_json(found: Benched) -> dict[str, Any]:
     """The keys are the same for every device and outcome; what there isn't is null or empty."""
@@ -76,13 +78,16 @@ def comparison_json(found: Comparison, info: DeviceInfo, bench: Bench) -> dict[s
     }
 
 
-def print_measurements(rows: Sequence[dict[str, Any]], console: Console) -> None:
+def print_measurements(rows: Sequence[dict[str, Any]], console: Console, errors: Console) -> None:
     """One line a model and device; why there is no figure below."""
     table = Table("model", "device", "p10 ms", "median ms", "noise", "delegation")
+    for column in (0, 1):
+        table.columns[column].overflow = "fold"
+    table.columns[1].min_width = len("simulated")
     for column in (2, 3, 4):
         table.columns[column].justify = "right"
     for row in rows:
-        simulated = " (simulated)" if row["simulated"] else ""
+        simulated = "\nsimulated" if row["simulated"] else ""
         noise = "" if row["noise"] is None else f"{row['noise']:.1%}" + (" unstable" if row["unstable"] else "")
         figures = [_shown(row["p10_ms"]), _shown(row["median_ms"]), noise, _delegation(row)]
         table.add_row(escape(row["model"]), escape(row["device"] + simulated), *figures)
@@ -90,7 +95,7 @@ def print_measurements(rows: Sequence[dict[str, Any]], console: Console) -> None
     for row in rows:
         where = f"{row['model']} on {row['device']}"
         if row["error"]:
-            console.print(f"[bold red]{escape(where)}[/]: {escape(row['error'])}", soft_wrap=True)
+            errors.print(f"[bold red]error:[/] {escape(where)} can't be measured: {escape(row['error'])}", soft_wrap=True)
         if row["condition"].get("trouble"):
             console.print(f"[bold]{escape(where)}[/]: measured in trouble: {escape(row['condition']['trouble'])}", soft_wrap=True)
         if row["not_delegated"]:
@@ -107,9 +112,7 @@ def print_operators(row: dict[str, Any], console: Console) -> None:
     table = Table("#", "operator", "ms", "share", "delegated", title=escape(f"{row['model']} on {row['device']}"))
     total = sum(op["ms"] for op in row["ops"]) or 1.0
     for i, op in enumerate(row["ops"]):
-        table.add_row(
-            str(i), escape(op["name"]), f"{op['ms']:.4f}", f"{op['ms'] / total:.1%}", "yes" if op["delegated"] else "no"
-        )
+        table.add_row(str(i), escape(op["name"]), _fine(op["ms"]), f"{op['ms'] / total:.1%}", "yes" if op["delegated"] else "no")
     console.print(table)
 
 
@@ -125,6 +128,11 @@ def _delegation(row: dict[str, Any]) -> str:
         return ""
     counted = f", {row['partitions']} partitions" if row["delegation"] == "partial" else ""
     return f"{row['delegate']}: {row['delegation']}{counted}"
+
+
+def _fine(ms: float) -> str:
+    """Runtimes' profilers count whole microseconds: below one they say little."""
+    return f"{ms:.4f}" if ms >= _PROFILER_MS else f"< {_PROFILER_MS:g}"
 
 
 def _number(value: float) -> float | None:

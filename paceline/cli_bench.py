@@ -78,7 +78,7 @@ def _artifact(path: Path) -> Artifact:
 
 
 def _gathered(futures: list[Future[Any]], quiet: bool) -> list[Any]:
-    with shown(quiet)("measuring") as progress:
+    with shown(quiet or len(futures) == 1)("measuring") as progress:
         found = []
         for i, future in enumerate(futures):
             found.append(future.result())
@@ -94,7 +94,7 @@ def _tell_measurements(benched: list[Benched], ops: bool, as_json: bool) -> None
     console = Console()
     for row in rows if ops else ():
         print_operators(row, console)
-    print_measurements(rows, console)
+    print_measurements(rows, console, Console(stderr=True))
 
 
 def _tell_comparisons(found: list[tuple[DeviceInfo, Bench, Comparison]], as_json: bool) -> None:

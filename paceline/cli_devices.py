@@ -22,9 +22,9 @@ Name = Annotated[str, typer.Argument(help="A device's id, label, or another sele
 
 
 @devices.callback()
-def _without_command(context: typer.Context) -> None:
+def _without_command(context: typer.Context, devices: DevicesFile = None, as_json: Json = False) -> None:
     if context.invoked_subcommand is None:
-        list_devices(devices=None, as_json=False)
+        list_devices(devices, as_json)
 
 
 @devices.command("list")

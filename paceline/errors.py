@@ -48,10 +48,6 @@ class DeviceError(PacelineError):
     exit_code = 7
 
 
-class TransientDeviceError(DeviceError):
-    """A device that can't be used just now: offline, unauthorised, disturbed in mid-run. Trying again may help."""
-
-
 class LatencyModelError(PacelineError):
     """A latency model that was asked for what it never learned."""
 
@@ -62,3 +58,9 @@ class StoreError(PacelineError):
     """A store that can't be opened, read or written, a full disk among the reasons."""
 
     exit_code = 9
+
+
+class TransientDeviceError(DeviceError):
+    """A device that can't be used just now: offline, unauthorised, disturbed in mid-run. Trying again may help."""
+
+    exit_code = 10

@@ -211,7 +211,7 @@ with Store({place!r}) as store:
     print(len(store.find(["{0:064d}"], {INFO.fingerprint!r}, Bench(affinity=(1,)))), len(store.rows()))
 """
     pipe = subprocess.PIPE
-    running = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    running = [subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
     for process in running:
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
@@ -219,7 +219,7 @@ with Store({place!r}) as store:
         assert process.stdin
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[0] for process in running] == ["1 2002\n" if old else "0 0\n"] * 4
+    assert [process.communicate(timeout=60)[0] for process in running] == ["1 2002\n" if old else "0 0\n"] * 3
     assert numbers(place) == [SCHEMA]
 
 

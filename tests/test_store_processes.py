@@ -17,7 +17,7 @@ from paceline.store.testing import PostgresServer
 pytest_plugins = "test_store_databases"
 
 BENCH = Bench()
-PROCESSES = 4
+PROCESSES = 3
 HEAD = """
 import sys, time
 from paceline.measurement import Bench, Measurement
@@ -59,14 +59,14 @@ def test_four_processes_that_add(place: str) -> None:
 for i in range(200):
     store.add([measurement(f"{i:064d}" if i % 2 else f"{i:063d}{me}")], by=f"agent {me}")
 """
-    outputs(start(place, code))
+    outputs(start(place, code, processes=4))
     with Store(place) as store:
-        own = [f"{i:063d}{p}" for i in range(0, 200, 2) for p in range(PROCESSES)]
+        own = [f"{i:063d}{p}" for i in range(0, 200, 2) for p in range(4)]
         shared = [f"{i:064d}" for i in range(1, 200, 2)]
         assert store.find([*own, *shared], "device", BENCH).keys() == {*own, *shared}
         assert len(store.rows()) == len({*own, *shared})
         events = store.events("device", limit=10_000)
-        assert [sum(e.by == f"agent {p}" for e in events) for p in range(PROCESSES)] == [200] * PROCESSES
+        assert [sum(e.by == f"agent {p}" for e in events) for p in range(4)] == [200] * 4
 
 
 def test_groups_in_any_order_do_not_wait_for_each_other_forever(place: str) -> None:

@@ -68,7 +68,7 @@ def run_agent(farm: str, devices: HeldDevices, tls: Tls | None, name: str = "", 
 def run_scheduler(host: str, port: int, tls: Tls | None, say: Say = print) -> None:
     """The farm that agents join and clients ask. Raises DeviceError for an address that isn't safe, or that is taken."""
     check_address(f"{host}:{port}", tls)
-    configure()
+    configure(connect_s=1.5)  # answers to all callers are held up while it tries to fetch one from an agent that has just died
     asyncio.run(_until_stopped(_schedule(host, port, tls, say)))
 
 

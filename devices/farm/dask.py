@@ -21,8 +21,8 @@ def resource(device: str) -> str:
     return f"device:{device}"
 
 
-def configure() -> None:
-    """Raises DeviceError where dask.distributed isn't installed."""
+def configure(connect_s: float = 5.0) -> None:
+    """Raises DeviceError where dask.distributed isn't installed. A host that doesn't take a connection is tried for `connect_s`."""
     try:
         import dask
         import distributed  # noqa: F401
@@ -37,7 +37,7 @@ def configure() -> None:
             "distributed.admin.tick.interval": "500ms",
             "distributed.admin.system-monitor.interval": "5s",
             "distributed.admin.large-graph-warning-threshold": "10GB",  # models travel in calls
-            "distributed.comm.timeouts.connect": "5s",
+            "distributed.comm.timeouts.connect": f"{connect_s}s",
             "distributed.comm.timeouts.tcp": "12s",  # the least it takes
         }
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,8 @@ class _RemoteAgent:
         self._lock = threading.Lock()
         self._stored: dict[str, Any] = {}
         self._asked: set[str] | None = None
-        self._open: dict[Future[Any], tuple[str, Any]] = {}
+        self._open: dict[Future[Any], tuple[str, Future[Any]]] = {}
+        self._executor: Any = client.get_executor(workers=[address], pure=False, retries=0)
         self._last_seen, self._heard_at = 0.0, 0.0
 
     def heard(self, last_seen: float, now: float) -> bool:
@@ -126,20 +127,13 @@ class _RemoteAgent:
         return now - self._heard_at < dask.SILENCE_S
 
     def submit(self, device: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
-        parcel, artifacts = pack(function, args, kwargs)
-        promise: Future[Any] = Future()
         from paceline.devices.farm.agent import call
 
-        answer = self._client.submit(
-            call,
-            device,
-            parcel,
-            self._store(artifacts),
-            workers=[self.address],
-            resources={dask.resource(device): 1},
-            pure=False,
-            retries=0,
-        )
+        parcel, artifacts = pack(function, args, kwargs)
+        promise: Future[Any] = Future()
+        # fetched by the client's own loop: a thread that waited for an answer from a host that has just died would hold up all
+        resources = {dask.resource(device): 1}
+        answer: Future[Any] = self._executor.submit(call, device, parcel, self._store(artifacts), resources=resources)
         with self._lock:
             self._open[promise] = (device, answer)
         promise.add_done_callback(self._forget)
@@ -171,15 +165,11 @@ class _RemoteAgent:
             waits = {self._stored[name].key: self._stored[name] for name in artifacts if name in self._stored}
         return list(waits.values())
 
-    def _answered(self, promise: Future[Any], answer: Any) -> None:
-        if answer.status == "cancelled" or promise.done():
+    def _answered(self, promise: Future[Any], answer: Future[Any]) -> None:
+        if answer.cancelled() or promise.done():
             _settle(promise, error=TransientDeviceError("the call was given up"))
             return
-        try:
-            error = answer.exception()
-            result = None if error is not None else answer.result()
-        except (CancelledError, OSError, TimeoutError) as e:
-            error, result = TransientDeviceError(f"the answer was lost on its way: {e}"), None
+        error = answer.exception()
         if error is not None:
             with self._lock:
                 self._stored = {name: sent for name, sent in self._stored.items() if sent.status in ("pending", "finished")}
@@ -187,12 +177,12 @@ class _RemoteAgent:
                     self._asked, self._stored = set(), {}
         if error is not None and type(error).__module__.startswith("distributed"):
             error = TransientDeviceError(f"the agent is gone: {error}")
-        _settle(promise, result, error)
+        _settle(promise, None if error is not None else answer.result(), error)
 
     def _forget(self, promise: Future[Any]) -> None:
         with self._lock:
             _, answer = self._open.pop(promise)
-        if promise.cancelled() or isinstance(promise.exception(), TransientDeviceError):
+        if not answer.done():
             with suppress(OSError, TimeoutError):
                 answer.cancel()
 

@@ -75,12 +75,11 @@ class SimulatedRunner:
 
 
 class SimulatedSession:
-    """A Session. Models stay loaded until it is closed or the phone reboots."""
+    """A Session. Models stay loaded until it is closed."""
 
     def __init__(self, phone: SimulatedPhone, bench: Bench) -> None:
         self._phone, self._bench = phone, bench
         self._loaded: dict[str, Plan] = {}
-        self._boots = phone.boots
 
     def batch(self, artifact: Artifact) -> Batch | Failure:
         phone, bench = self._phone, self._bench
@@ -114,9 +113,6 @@ class SimulatedSession:
         """Pushes and loads what isn't there yet."""
         phone = self._phone
         phone.receive(artifact.path, artifact.sha256)
-        if self._boots != phone.boots:
-            self._loaded.clear()
-            self._boots = phone.boots
         if phone.crashes(artifact.sha256):
             return Failure("the runtime was ended by SIGSEGV while it ran the model")
         if artifact.sha256 not in self._loaded:

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 THERMAL_STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")  # android.os.PowerManager
 THROTTLED = (1.0, 0.95, 0.8, 0.6, 0.4, 0.2, 0.2)  # clock by thermal status, of the highest
@@ -210,16 +209,12 @@ class Phone:
         return files
 
     def _cpuinfo(self) -> str:
-        """Arm's cores, and this machine's own lines: the libraries that run models read those (LiteRT fails without them)."""
-        source = Path("/proc/cpuinfo")
-        host = source.read_text(encoding="utf-8").strip().split("\n\n") if source.exists() else []
-        own = [[line for line in block.splitlines() if not line.startswith(("processor", "CPU "))] for block in host]
-        blocks = []
-        for cluster in self.clusters:
-            for cpu in cluster.cpus:
-                arm = [f"processor\t: {cpu}", "CPU implementer\t: 0x41", "CPU architecture: 8", f"CPU part\t: {cluster.part:#x}"]
-                blocks.append("\n".join(arm + (own[cpu] if cpu < len(own) else [])))
-        return "\n\n".join(blocks) + f"\n\nHardware\t: {self.props['ro.soc.model']}\n"
+        blocks = [
+            f"processor\t: {cpu}\nCPU implementer\t: 0x41\nCPU architecture: 8\nCPU part\t: {cluster.part:#x}\n"
+            for cluster in self.clusters
+            for cpu in cluster.cpus
+        ]
+        return "\n".join(blocks) + f"\nHardware\t: {self.props['ro.soc.model']}\n"
 
     def _proc_loadavg(self) -> str:
         averages = " ".join(f"{average:.2f}" for average in self._loadavg)

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from adb_clients import adb as adb  # the fixture
+from adb_clients import adb as adb  # fixtures
+from adb_clients import any_adb as any_adb
 from adb_target import Target, eventually
 
 from paceline.devices.testing.adb_daemon import OLD, AdbDaemon, AdbServer, Faults, Phone
+from paceline.devices.testing.adb_daemon.isolation import Mode
 from paceline.errors import DeviceError
 from paceline.measurement import Artifact
 
@@ -24,21 +26,35 @@ from adb_contract import CHECKS
 MEGABYTE = bytes(range(256)) * 4096
 
 
-@pytest.fixture(scope="module", params=["namespaces", "rewriting"])
-def target(request: pytest.FixtureRequest, adb: AdbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+def attach(adb: AdbServer, folders: pytest.TempPathFactory, isolation: Mode) -> Iterator[Target]:
     try:
-        with AdbDaemon(tmp_path_factory.mktemp("phone"), isolation=request.param) as daemon:
+        with AdbDaemon(folders.mktemp("phone"), isolation=isolation) as daemon:
             adb.connect(daemon.address)
-            yield Target(adb, daemon.address, "", tmp_path_factory.mktemp("host"), hangs_up=True)
+            yield Target(adb, daemon.address, "", folders.mktemp("host"), hangs_up=True)
     except DeviceError as error:
-        if request.param == "rewriting":
+        if isolation == "rewriting":
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def target(adb: AdbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield from attach(adb, tmp_path_factory, "namespaces")
+
+
+@pytest.fixture(scope="module")
+def target_without_namespaces(any_adb: AdbServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    yield from attach(any_adb, tmp_path_factory, "rewriting")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_contract(target: Target, check: Callable[[Target], None]) -> None:
     check(target)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_contract_without_namespaces(target_without_namespaces: Target, check: Callable[[Target], None]) -> None:
+    check(target_without_namespaces)
 
 
 class Attached:
@@ -66,11 +82,11 @@ class Attached:
 
 
 @pytest.fixture
-def attached(adb: AdbServer, tmp_path: Path) -> Iterator[Attached]:
+def attached(any_adb: AdbServer, tmp_path: Path) -> Iterator[Attached]:
     with AdbDaemon(tmp_path / "phone") as daemon:
-        adb.connect(daemon.address)
-        yield Attached(daemon, adb)
-        adb.run("disconnect", daemon.address)
+        any_adb.connect(daemon.address)
+        yield Attached(daemon, any_adb)
+        any_adb.run("disconnect", daemon.address)
 
 
 def big_file(tmp_path: Path) -> str:
@@ -195,51 +211,51 @@ def test_faults_know_their_names() -> None:
 # authentication
 
 
-def test_hosts_that_nobody_allowed(adb: AdbServer, tmp_path: Path) -> None:
+def test_hosts_that_nobody_allowed(any_adb: AdbServer, tmp_path: Path) -> None:
     with AdbDaemon(tmp_path, faults=Faults(auth="deny")) as daemon:
-        phone = Attached(daemon, adb)
-        adb.run("connect", daemon.address)
+        phone = Attached(daemon, any_adb)
+        any_adb.run("connect", daemon.address)
         assert "unauthorized" in phone.run("shell", "true")[1]
         daemon.faults.auth = "prompt"
-        adb.run("disconnect", daemon.address)
-        adb.connect(daemon.address)
+        any_adb.run("disconnect", daemon.address)
+        any_adb.connect(daemon.address)
         assert phone.sh("echo allowed") == "allowed"
         (key,) = daemon.keys
         assert key.modulus.bit_length() == 2048
         daemon.faults.auth = "required"  # and now the key is known by its signature
-        adb.run("disconnect", daemon.address)
-        adb.connect(daemon.address)
+        any_adb.run("disconnect", daemon.address)
+        any_adb.connect(daemon.address)
         assert phone.sh("echo known") == "known"
         daemon.keys.clear()
         daemon.cut()
         assert eventually(lambda: "unauthorized" in phone.run("shell", "true")[1])
-        adb.run("disconnect", daemon.address)
+        any_adb.run("disconnect", daemon.address)
 
 
 # other devices
 
 
-def test_old_device_has_no_exit_codes(adb: AdbServer, tmp_path: Path) -> None:
+def test_old_device_has_no_exit_codes(any_adb: AdbServer, tmp_path: Path) -> None:
     with AdbDaemon(tmp_path / "phone", protocol=OLD) as daemon:
-        adb.connect(daemon.address)
-        phone = Attached(daemon, adb)
+        any_adb.connect(daemon.address)
+        phone = Attached(daemon, any_adb)
         assert phone.run("shell", "echo out; echo err >&2; exit 7") == (0, "out\nerr")
         assert phone.run("push", big_file(tmp_path), "/data/local/tmp/big")[0] == 0
         assert phone.run("pull", "/data/local/tmp/big", str(tmp_path / "back"))[0] == 0
         assert (tmp_path / "back").read_bytes() == MEGABYTE
-        adb.run("disconnect", daemon.address)
+        any_adb.run("disconnect", daemon.address)
 
 
-def test_many_devices_at_once(adb: AdbServer, tmp_path: Path) -> None:
+def test_many_devices_at_once(any_adb: AdbServer, tmp_path: Path) -> None:
     daemons = [AdbDaemon(tmp_path / str(i), Phone(f"PHONE{i}")) for i in range(6)]
 
     def use(daemon: AdbDaemon) -> str:
         with daemon:
-            adb.connect(daemon.address)
-            phone = Attached(daemon, adb)
+            any_adb.connect(daemon.address)
+            phone = Attached(daemon, any_adb)
             phone.run("push", big_file(daemon.root), "/data/local/tmp/big")
             found = phone.sh("getprop ro.serialno; cksum < /data/local/tmp/big; ls /data/local/tmp")
-            adb.run("disconnect", daemon.address)
+            any_adb.run("disconnect", daemon.address)
             return found
 
     with ThreadPoolExecutor(len(daemons)) as pool:
@@ -298,7 +314,7 @@ def test_phone_reports_its_condition(attached: Attached) -> None:
 
 
 def test_phone_has_its_own_files(attached: Attached) -> None:
-    attached.daemon.phone.celsius = 51.5
+    attached.daemon.phone.ambient_c = attached.daemon.phone.celsius = 51.5
     assert attached.sh("cat /sys/class/thermal/thermal_zone0/temp") == "51500"
     assert attached.sh("cat /sys/devices/system/cpu/cpu8/cpufreq/cpuinfo_max_freq") == "2914000"
     assert attached.sh("cat /sys/devices/system/cpu/cpu[0-9]/cpu_capacity | sort -un") == "160\n660\n1024"
@@ -358,3 +374,24 @@ def test_the_rest_of_the_machine_is_read_only(attached: Attached) -> None:
     assert "Read-only file system" in attached.run("shell", "touch /usr/bin/x /etc/x")[1]
     with pytest.raises(OSError, match="Read-only"):
         attached.daemon.path("/etc/x").write_text("", encoding="utf-8")
+
+
+def test_nothing_outlives_a_killed_process(tmp_path: Path) -> None:
+    code = """
+import subprocess, sys, time
+from pathlib import Path
+from paceline.devices.testing.adb_daemon.isolation import Namespaces
+for name in ("data", "sdcard", "storage", "system/bin", "vendor", "sys"):
+    Path(sys.argv[1], name).mkdir(parents=True)
+phone = Namespaces(Path(sys.argv[1]))
+subprocess.Popen(phone.program(["sleep", "9876543"]))
+print(phone.init, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        init = process.stdout.readline().decode().strip()
+        process.kill()
+        if not init:
+            pytest.skip("no namespaces here: " + process.communicate()[1].decode().splitlines()[-1])
+    assert eventually(lambda: not Path("/proc", init).exists())

@@ -70,6 +70,11 @@ def chain(kinds: Sequence[str], size: int = 28, channels: int = 32) -> bytes:
     return tflite.write(Graph(tuple(ops), tensors, ("t0",), (f"t{len(kinds)}",), {"w": weights}))
 
 
+def pool(size: int, window: int) -> OpSpec:
+    t = TensorSpec((1, size, size, 32))
+    return OpSpec("MAX_POOL_2D", (t,), (t,), attrs(activation="NONE", filter=(window, window), padding="SAME", stride=(1, 1)))
+
+
 def ms(data: bytes | OpSpec, profile: Profile = MID, **bench: object) -> float:
     """The true milliseconds, those of every invoke apart."""
     content = tflite.write(operator_graph(data)) if isinstance(data, OpSpec) else data
@@ -143,6 +148,9 @@ def test_a_roofline_has_two_sides() -> None:
     slow = replace(MID, clusters=tuple(replace(c, gb_s=c.gb_s / 10) for c in MID.clusters))
     assert ms(few, slow) > 5 * ms(few)
     assert ms(conv(56, 64, 64, 3), slow) == ms(conv(56, 64, 64, 3))
+    assert ms(few, slow, precision="fp16") == pytest.approx(ms(few, slow) / 2, rel=0.02)
+    small, large = (pool(28, window) for window in (3, 7))
+    assert ms(large) == pytest.approx(ms(small) * 49 / 9, rel=0.1)
 
 
 def test_channels_that_leave_lanes_idle_cost_as_much_as_full_ones() -> None:
@@ -175,6 +183,9 @@ def test_activations_are_fused_where_the_delegate_can() -> None:
     both = plan(read_model(chain(["CONV_2D", "RELU6"])), MID, BENCH)
     assert [(part.name, part.delegated) for part in both.parts] == [("CONV_2D+RELU6", True)]
     assert both.ms == plan(read_model(chain(["CONV_2D"])), MID, BENCH).ms
+    twice = tflite.read(chain(["CONV_2D", "RELU6"])).graph
+    read_twice = replace(twice, outputs=("t1", "t2"))
+    assert len(plan(read_model(tflite.write(read_twice)), MID, BENCH).parts) == 2
     assert ms(chain(["CONV_2D", "HARD_SWISH"])) > ms(chain(["CONV_2D"]))
     assert ms(chain(["CONV_2D", "HARD_SWISH"]), WIDE) == ms(chain(["CONV_2D"]), WIDE)
     assert ms(chain(["CONV_2D", "RELU6"]), delegate="builtin") > ms(chain(["CONV_2D"]), delegate="builtin")
@@ -190,6 +201,8 @@ def test_what_the_gpu_leaves_splits_the_graph_and_pays_twice() -> None:
     extra = 2 * MID.delegates["gpu"].hand_over_us / 1e3 + 2 * tensor_ms
     assert split.ms - whole.ms == pytest.approx(extra + ms(chain(["GELU"]), delegate="builtin"))
     assert [part.delegated for part in split.parts] == [True, False, True]
+    high = OpSpec("ADD", (TensorSpec((1, 2, 2, 2, 2)),) * 2, (TensorSpec((1, 2, 2, 2, 2)),), attrs(activation="NONE"))
+    assert plan(read_model(tflite.write(operator_graph(high))), MID, gpu).delegation.state == "none"
     alone = sum(ms(chain(["CONV_2D"]), delegate="gpu") for _ in range(2))
     assert alone > ms(chain(["CONV_2D", "CONV_2D"]), delegate="gpu") + MID.delegates["gpu"].hand_over_us / 1e3
 

@@ -67,13 +67,15 @@ class TestSimulatedTransport(TransportTestSuite):
 def test_a_push_that_is_cut_leaves_nothing(phone: SimulatedPhone, transport: SimulatedTransport, tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"m" * 3_000_000)
     phone.faults = Faults.next("disconnect_push")
+    whole = 3e6 / (MID.link_mb_s * 1e6)
     with pytest.raises(TransientDeviceError, match="lost during the push of model"):
         transport.push(tmp_path / "model")
+    assert phone.clock.monotonic() == pytest.approx(whole / 2)
     assert phone.files == {}
     assert not list((tmp_path / "phone").glob("*"))
     before = phone.clock.monotonic()
     assert transport.pull(transport.push(tmp_path / "model"), 10.0) == b"m" * 3_000_000
-    assert phone.clock.monotonic() - before > 2 * 3e6 / (MID.link_mb_s * 1e6)
+    assert phone.clock.monotonic() - before > 2 * whole
 
 
 def test_a_damaged_push_is_noticed(phone: SimulatedPhone, transport: SimulatedTransport, tmp_path: Path) -> None:

@@ -127,6 +127,8 @@ def test_noise_has_a_floor_a_tail_and_a_slow_drift(models: Sequence[Artifact]) -
         paces.append(float(phone.invokes(planned, 50).min()))
     drift = np.std(np.log(paces))
     assert MID.noise.drift / 2 < drift < 2 * MID.noise.drift
+    at_once = np.std(np.log([float(phone.invokes(planned, 50).min()) for _ in range(200)]))
+    assert at_once < drift / 4
 
 
 def test_load_heats_and_throttles_and_rest_cools(models: Sequence[Artifact]) -> None:

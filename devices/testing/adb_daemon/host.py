@@ -43,6 +43,7 @@ class AdbServer:
             HOME=str(home),  # adb keeps its keys there
             ANDROID_ADB_SERVER_PORT=str(self.port),
             ADB_MDNS="0",
+            ADB_USB="0",  # no real phone of this machine, and no search for one, which takes seconds
             ADB_MDNS_AUTO_CONNECT="0",
             ADB_LOCAL_TRANSPORT_MAX_PORT="5553",  # no search for emulators
         )
