@@ -132,6 +132,7 @@ class Recorder:
         self._farm = farm
         self.open: dict[str, dict[str, Job]] = defaultdict(dict)
         self.broken: dict[str, list[float]] = defaultdict(list)
+        self.given: Counter[str] = Counter()
 
     def members(self) -> Sequence[Member]:
         return self._farm.members()
@@ -144,6 +145,7 @@ class Recorder:
             def submit(self, fn: Any, job: Job) -> Future[Any]:
                 future = executor.submit(fn, job)
                 recorder.open[device][job.artifacts[0].sha256] = job
+                recorder.given[job.artifacts[0].sha256] += 1
                 future.add_done_callback(lambda ended: recorder.ended(device, job, ended))
                 return future
 
@@ -220,8 +222,11 @@ def _conv(h: int, w: int) -> OpSpec:
     return OpSpec("CONV_2D", (shape, TensorSpec((16, 3, 3, 16)), TensorSpec((16,))), (shape,), named, (1, 2))
 
 
-def gaps(results: Sequence[Result], broken: dict[str, list[float]]) -> tuple[float, float, int]:
-    """Seconds that devices idled between two jobs although nothing was wrong with them; seconds that jobs took, and how many."""
+def gaps(results: Sequence[Result], broken: dict[str, list[float]], until: float) -> tuple[float, float, int]:
+    """Seconds that devices idled between two jobs although nothing was wrong with them; seconds that jobs took, and how many.
+
+    Up to the moment from which on there were fewer jobs left than places at devices.
+    """
     spans = defaultdict(list)
     for result in results:
         if result.measurements:
@@ -235,18 +240,17 @@ def gaps(results: Sequence[Result], broken: dict[str, list[float]]) -> tuple[flo
         for (start, end), (following, _) in itertools.pairwise(found):
             busy += end - start
             count += 1
-            if not any(start <= at <= following + 0.5 for at in broken[device]):
+            if following < until and not any(start <= at <= following + 0.5 for at in broken[device]):
                 idle += following - end
-                if os.environ.get('GAPS'): print('GAP', device, round(end,2), round(following - end, 3))
     return idle, busy, count
 
 
-def moved(kills: Sequence[Kill], results: Sequence[Result]) -> list[float]:
-    """Seconds from a kill until its agent's jobs ran elsewhere."""
+def moved(kills: Sequence[Kill], results: Sequence[Result], given: Counter[str]) -> list[float]:
+    """Seconds from a kill until its agent's jobs ran elsewhere; without jobs that were lost once more there."""
     taken = {
         result.job.artifacts[0].sha256: float(result.measurements[0].context["taken_at"])
         for result in results
-        if result.measurements
+        if result.measurements and given[result.job.artifacts[0].sha256] == 2
     }
     return [taken[job] - kill.at for kill in kills for job in kill.jobs if taken.get(job, 0.0) > kill.at]
 
@@ -276,6 +280,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     hosts = Hosts(folder, options.agents, options.phones, options.real_time, seeds, dead)
     hosts.start()
     results: list[Result] = []
+    plenty_until = 0.0
     patience = Patience(attempts=6)
     kill_at = rng.integers(options.jobs // 10, max(options.jobs * 9 // 10, options.jobs // 10 + 1), options.kills).tolist()
     try:
@@ -291,6 +296,8 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
                     store.add_device(result.info)
                     store.add(result.measurements)
                 chaos.after(len(results))
+                if len(results) <= options.jobs - 2 * options.phones:
+                    plenty_until = time.time()
             seconds = time.monotonic() - started
             chaos.end()
             prints = {r.info.fingerprint for r in results if r.info}
@@ -298,7 +305,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
             rows = sum(len(store.find([m.sha256 for m in models], each, BENCH)) for each in prints)
     finally:
         hosts.end()
-    return _report(options, hosts, recorder, chaos, jobs, results, rows, len(lacking), seconds)
+    return _report(options, hosts, recorder, chaos, jobs, results, rows, len(lacking), seconds, plenty_until)
 
 
 def _report(
@@ -311,18 +318,17 @@ def _report(
     rows: int,
     lacking: int,
     seconds: float,
+    plenty_until: float,
 ) -> int:
     figures = [r for r in results if r.measurements and r.measurements[0].failure is None]
     kept = [r for r in results if r.measurements and type(r.measurements[0].failure).__name__ != "TransientFailure"]
     reasons = [r for r in results if r not in figures]
     each = Counter(id(r.job) for r in results)
     once = len(each) == len(jobs) and set(each.values()) <= {1}
-    idle, busy, jobs_timed = gaps(results, recorder.broken)
-    waits = moved(chaos.kills, results)
+    idle, busy, jobs_timed = gaps(results, recorder.broken, plenty_until)
+    waits = moved(chaos.kills, results, recorder.given)
     lost = sum(len(at) for at in recorder.broken.values())
-    print(
-        f"{options.phones} phones on {options.agents} agents, {len(jobs)} jobs, {seconds:.0f} s, store {options.store or 'SQLite'}"
-    )
+    print(f"{options.phones} phones on {options.agents} agents, {len(jobs)} jobs, {seconds:.0f} s, {options.store or 'SQLite'}")
     print(
         f"agents killed {len(chaos.kills)}, phones dead {len(hosts.dead)}, calls lost {lost}, quarantines mended {chaos.mended}"
     )

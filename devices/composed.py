@@ -115,7 +115,7 @@ class ComposedDevice:
 
     def profile(self, artifact: Artifact, bench: Bench) -> list[OpTime]:
         self.check(bench)
-        with self._held():
+        with self._held(), self.system.quiet():
             return self.runner.profile(artifact, bench)
 
     def close(self) -> None:

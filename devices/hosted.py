@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from paceline.devices.device import Device
 from paceline.devices.farm.farm import Member
 from paceline.devices.farm.local import LocalFarm
-from paceline.devices.kinds import LOCAL, DeviceEntry, load_devices
+from paceline.devices.kinds import LOCAL, DeviceEntry, load_devices, open_device
 from paceline.devices.selection import parse_selector
-from paceline.errors import TransientDeviceError
+from paceline.errors import ConfigError, TransientDeviceError
 
 _FILE = Path("devices.toml")
 
@@ -18,6 +19,14 @@ def entries_of(path: Path | None) -> tuple[DeviceEntry, ...]:
     """Those of the file, of `devices.toml` in this folder, or none; and this machine, unless the file says what "local" is."""
     named = load_devices(path or _FILE) if path or _FILE.is_file() else ()
     return named if any(entry.id == LOCAL.id for entry in named) else (LOCAL, *named)
+
+
+def open_named(name: str, path: Path | None) -> Device:
+    """The device of that id. Raises ConfigError where there is none, and as open_device does."""
+    entries = {entry.id: entry for entry in entries_of(path)}
+    if name not in entries:
+        raise ConfigError(f"no device has the id {name!r}; there are: {', '.join(entries)}")
+    return open_device(entries[name])
 
 
 def candidates(entries: Sequence[DeviceEntry], selector: str) -> tuple[DeviceEntry, ...]:

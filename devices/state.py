@@ -18,6 +18,7 @@ from paceline.errors import DeviceError, TransientDeviceError
 from paceline.files import write_atomically
 
 _POLL_S = 0.05
+_HOLDER_WIDTH = 32
 
 
 class DeviceState:
@@ -34,7 +35,7 @@ class DeviceState:
     @contextmanager
     def held(self, wait_s: float) -> Iterator[None]:
         """The device for one process alone, until it ends. Raises TransientDeviceError after `wait_s` seconds."""
-        with open(self.folder / "lock", "a+") as lock:
+        with os.fdopen(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644), "r+") as lock:
             deadline = time.monotonic() + wait_s
             while True:
                 try:
@@ -46,9 +47,7 @@ class DeviceState:
                         holder = lock.read().strip() or "another process"
                         raise TransientDeviceError(f"device {self.address} is held by {holder}; wait for it, or end it") from None
                     time.sleep(_POLL_S)
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()}")
-            lock.flush()
+            os.pwrite(lock.fileno(), f"process {os.getpid()}".ljust(_HOLDER_WIDTH).encode(), 0)
             yield
 
     def changed_settings(self) -> dict[str, str]:

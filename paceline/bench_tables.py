@@ -43,16 +43,11 @@ def measurement_json(found: Benched) -> dict[str, Any]:
         "device": info.name,
         "kind": info.kind,
         "fingerprint": info.fingerprint,
-        "runtime": runtime_of(info, bench),
+        "runtime": info.runtime_of(bench),
         "simulated": info.simulated,
         "condition": dict(m.context),
         "error": m.failure.reason if m.failure else None,
     }
-
-
-def runtime_of(info: DeviceInfo, bench: Bench) -> str:
-    """With its version, where the device tells."""
-    return f"{bench.runtime} {info.facts.get(bench.runtime, '')}".strip()
 
 
 def comparison_json(found: Comparison, info: DeviceInfo, bench: Bench) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def comparison_json(found: Comparison, info: DeviceInfo, bench: Bench) -> dict[s
         "other_p10_ms": [m.ms for m in found.other],
         "device": info.name,
         "fingerprint": info.fingerprint,
-        "runtime": runtime_of(info, bench),
+        "runtime": info.runtime_of(bench),
         "delegate": bench.delegate,
         "threads": bench.threads,
         "simulated": info.simulated,
@@ -83,15 +78,17 @@ def print_measurements(rows: Sequence[dict[str, Any]], console: Console, errors:
     table = Table("model", "device", "p10 ms", "median ms", "noise", "delegation")
     for column in (0, 1):
         table.columns[column].overflow = "fold"
-    table.columns[1].min_width = len("simulated")
     for column in (2, 3, 4):
         table.columns[column].justify = "right"
     for row in rows:
-        simulated = "\nsimulated" if row["simulated"] else ""
+        simulated = "\nsim." if row["simulated"] else ""
         noise = "" if row["noise"] is None else f"{row['noise']:.1%}" + (" unstable" if row["unstable"] else "")
         figures = [_shown(row["p10_ms"]), _shown(row["median_ms"]), noise, _delegation(row)]
         table.add_row(escape(row["model"]), escape(row["device"] + simulated), *figures)
     console.print(table)
+    imitations = sorted({row["device"] for row in rows if row["simulated"]})
+    if imitations:
+        console.print(f"sim.: simulated ({escape(', '.join(imitations))}), a figure of no real phone", soft_wrap=True)
     for row in rows:
         where = f"{row['model']} on {row['device']}"
         if row["error"]:

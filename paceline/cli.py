@@ -148,7 +148,9 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for p in summary["predictor"]:
         rank = "" if p["spearman"] is None else f"{p['spearman']:.3f}"
         predictors.add_row(p["name"], f"{p['mape']:.1%}", f"{p['within_5']:.0%}", f"{p['within_10']:.0%}", rank)
-    result = Table("", "", show_header=False, title="The exported network")
+    device = summary["device"]
+    where = escape(device["name"]) + (", a simulated device" if device["simulated"] else "")
+    result = Table("", "", show_header=False, title=f"The exported network on {where}")
     for name, text in (
         ("measured", f"{summary['measured_ms']:.4g} ms"),
         ("limit", f"{summary['limit_ms']:.4g} ms ({summary['limit_origin']})"),

@@ -33,7 +33,7 @@ def agent(
 ) -> None:
     """Bring this host's devices into a farm, and serve them until stopped."""
     from paceline.devices.farm.dask import configure
-    from paceline.devices.farm.held import HeldDevices
+    from paceline.devices.farm.local import LocalFarm
     from paceline.devices.farm.tls import Tls, check_address
     from paceline.devices.kinds import load_devices
 
@@ -42,11 +42,8 @@ def agent(
     configure()
     from paceline.devices.farm.agent import run_agent
 
-    held = HeldDevices.of(load_devices(devices), claim=True)
-    try:
+    with LocalFarm.of(load_devices(devices), claim=True) as held:
         run_agent(address, held, secured, name, host, _say)
-    finally:
-        held.close()
 
 
 @farm.command()

@@ -73,6 +73,10 @@ class DeviceInfo:
     simulated: bool = False
     delegates: tuple[str, ...] = ()
 
+    def runtime_of(self, bench: Bench) -> str:
+        """With its version, where the device tells."""
+        return f"{bench.runtime} {self.facts.get(bench.runtime, '')}".strip()
+
     @cached_property
     def fingerprint(self) -> str:
         text = json.dumps([self.kind, dict(self.facts), self.simulated], sort_keys=True)

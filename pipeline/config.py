@@ -27,8 +27,11 @@ class Data(_Section):
 
 
 class DeviceChoice(_Section):
-    kind: Literal["local"] = "local"
-    delegate: str = "xnnpack"
+    """`id` is that of a device in `file` (a devices.toml, relative to the config), or "local"; `delegate`: else its first."""
+
+    id: str = "local"
+    file: Path | None = None
+    delegate: str | None = None
     threads: int = Field(default=1, ge=1)
 
 
@@ -104,10 +107,17 @@ def load_config(path: Path | None, **overrides: Any) -> Config:
         raise ConfigError("\n".join(_explain(error, path) for error in e.errors())) from e
     if config.data.kind != "digits" and config.data.path is None:
         raise ConfigError(f'[data] kind = "{config.data.kind}" needs `path`, the place of the data')
-    if config.data.path is not None and path is not None and not config.data.path.is_absolute():
-        data = config.data.model_copy(update={"path": path.parent / config.data.path})
-        config = config.model_copy(update={"data": data})
-    return config
+    return config if path is None else _placed(config, path.parent)
+
+
+def _placed(config: Config, folder: Path) -> Config:
+    """Relative paths are relative to the config; joining leaves absolute ones alone."""
+    changes: dict[str, Any] = {}
+    if config.data.path is not None:
+        changes["data"] = config.data.model_copy(update={"path": folder / config.data.path})
+    if config.device.file is not None:
+        changes["device"] = config.device.model_copy(update={"file": folder / config.device.file})
+    return config.model_copy(update=changes)
 
 
 def _explain(error: Any, path: Path | None) -> str:

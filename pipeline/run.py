@@ -13,7 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from torch import nn
 
 from paceline import __version__
 from paceline.arch import Arch
-from paceline.devices.kinds.local import open_local
+from paceline.devices.hosted import open_named
 from paceline.errors import LimitError
 from paceline.files import write_atomically
 from paceline.graph import macs_of
@@ -83,7 +83,7 @@ class Run:
     def __init__(self, config: Config, folder: Path, store: Store, show: Show, say: Callable[[str], None]) -> None:
         self.config, self.folder, self.store, self.show, self.say = config, folder, store, show, say
         self.seeds = Seeds(config.seed)
-        self.device = open_local()
+        self.device = open_named(config.device.id, config.device.file)
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -114,7 +114,7 @@ class Run:
     def execute(self) -> Outcome:
         """Runs every stage that has not finished yet. Raises the PacelineError of what can't go on."""
         config = self.config
-        with self.device as device:
+        with closing(self.device) as device:
             bench = device.default_bench(config.device.delegate, config.device.threads)
             task = self.task
             self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")

@@ -55,7 +55,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "seconds": dict(outcome.seconds),
         "seed": outcome.config.seed,
         "device": {"name": info.name, "fingerprint": info.fingerprint, "simulated": info.simulated, **info.facts},
-        "runtime": f"{outcome.bench.runtime} {info.facts['litert']}, {outcome.bench.delegate}, {outcome.bench.threads} thread(s)",
+        "runtime": f"{info.runtime_of(outcome.bench)}, {outcome.bench.delegate}, {outcome.bench.threads} thread(s)",
         "model": deployed.tflite.path.name,
         "model_sha256": deployed.tflite.sha256,
     }
@@ -81,7 +81,7 @@ def report_of(outcome: Outcome) -> Report:
         limit_origin=outcome.limit_origin,
         device=outcome.device,
         bench=outcome.bench,
-        runtime=f"{outcome.bench.runtime} {outcome.device.facts['litert']}",
+        runtime=outcome.device.runtime_of(outcome.bench),
         seed=outcome.config.seed,
         final=_final(outcome),
         accuracy=outcome.accuracy,

@@ -69,7 +69,8 @@ def test_bench_on_several_devices(models: Sequence[Artifact], folder: Path) -> N
     assert [(row["device"], row["model"]) for row in found] == [(d, m.path.name) for d in ("mid", "wide") for m in models]
     assert {row["delegate"] for row in found} == {"gpu"}
     shown = paceline("bench", str(models[0].path), "--device", "all of rack=1", folder=folder, columns=60)
-    assert shown.stdout.count("(simulated)") == 2
+    assert shown.stdout.count("│ sim.") == 2
+    assert "sim.: simulated (mid, wide), a figure of no real phone" in shown.stdout
     assert max(map(len, shown.stdout.splitlines())) <= 60
 
 

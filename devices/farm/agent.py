@@ -12,14 +12,15 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from paceline.devices.farm.dask import PLUGIN, configure, resource, security
-from paceline.devices.farm.held import HeldDevices
+from paceline.devices.farm.farm import Member
+from paceline.devices.farm.local import LocalFarm
 from paceline.devices.farm.parcels import ArtifactCache
 from paceline.devices.farm.tls import Tls, check_address, is_loopback
 from paceline.errors import DeviceError, StoreError, TransientDeviceError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 _RETRY_S = 2.0
+_CALLS = 1000
+"""That an agent takes in at once. They don't cost a thread each: they wait in the queue of their device."""
 Say = Callable[[str], None]
 
 
@@ -36,9 +39,12 @@ class Agent(WorkerPlugin):
 
     name = PLUGIN
 
-    def __init__(self, devices: HeldDevices, cache: ArtifactCache) -> None:
+    def __init__(self, devices: LocalFarm, cache: ArtifactCache) -> None:
         self.devices, self.cache = devices, cache
         self._writing = threading.Lock()
+
+    def members(self, label: str) -> list[Member]:
+        return [replace(member, agent=label) for member in self.devices.members()]
 
     def keep(self, content: Mapping[str, bytes]) -> None:
         try:
@@ -47,12 +53,12 @@ class Agent(WorkerPlugin):
         except StoreError as e:
             raise TransientDeviceError(f"agent on {socket.gethostname()} can't keep artifacts: {e}") from e
 
-    def call(self, device: str, parcel: bytes) -> Any:
+    async def call(self, device: str, parcel: bytes) -> Any:
         function, args, kwargs = self.cache.unpack(parcel)
-        return self.devices.call(device, function, *args, **kwargs)
+        return await asyncio.wrap_future(self.devices.on(device).submit(function, *args, **kwargs))
 
 
-def run_agent(farm: str, devices: HeldDevices, tls: Tls | None, name: str = "", host: str = "", say: Say = print) -> None:
+def run_agent(farm: str, devices: LocalFarm, tls: Tls | None, name: str = "", host: str = "", say: Say = print) -> None:
     """Serves `devices` to the farm at `farm` until it is interrupted; joins again whenever the farm was away.
 
     `host` is the address at which the farm reaches this host (default: found out). Raises DeviceError for an unsafe address, and
@@ -133,7 +139,7 @@ async def _join(address: str, agent: Agent, tls: Tls | None, label: str, host: s
     worker: Worker = await Worker(
         address,
         name=f"{label}-{os.getpid()}-{uuid.uuid4().hex[:4]}",
-        nthreads=len(ids) + 1,  # one for artifacts that arrive while all devices are busy
+        nthreads=_CALLS,
         resources={resource(name): 1.0 for name in ids},
         memory_limit=0,
         local_directory=tempfile.gettempdir(),
@@ -145,7 +151,7 @@ async def _join(address: str, agent: Agent, tls: Tls | None, label: str, host: s
         death_timeout=10,
         plugins=(agent,),
         startup_information={"agent": lambda worker: {"label": label, "started": started}},
-        metrics={"devices": lambda worker: [asdict(member) for member in agent.devices.members(label)]},
+        metrics={"devices": lambda worker: [asdict(member) for member in agent.members(label)]},
     )
     return worker
 
@@ -176,9 +182,9 @@ def keep(content: Mapping[str, bytes]) -> None:
     _agent(_this_worker()).keep(content)
 
 
-def call(device: str, parcel: bytes, stored: object) -> Any:
+async def call(device: str, parcel: bytes, stored: object) -> Any:
     """Called on a worker: the call in `parcel`, with the device, after all in `stored` is there."""
-    return _agent(_this_worker()).call(device, parcel)
+    return await _agent(_this_worker()).call(device, parcel)
 
 
 def _this_worker() -> Worker:

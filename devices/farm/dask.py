@@ -17,12 +17,16 @@ PLUGIN = "paceline"
 
 
 def resource(device: str) -> str:
-    """The worker resource that a device is: one call at a time has it."""
+    """The worker resource that stands for a device. It says who holds what; calls don't wait for it.
+
+    dask hands out the resources of a worker in the order of its calls: one that waits for its device would hold up the calls for
+    all other devices of the agent. So the agent queues them itself, by device.
+    """
     return f"device:{device}"
 
 
 def configure(connect_s: float = 5.0) -> None:
-    """Raises DeviceError where dask.distributed isn't installed. A host that doesn't take a connection is tried for `connect_s`."""
+    """A host that takes no connection is tried for `connect_s`. Raises DeviceError where dask.distributed isn't installed."""
     try:
         import dask
         import distributed  # noqa: F401

@@ -244,10 +244,11 @@ class _Dispatch:
     def _call_back(self, slot: _Slot) -> None:
         """What waits at a device in trouble needn't share its fate. If it has just begun, it is done twice, and counts once."""
         for future, (lane, work, _) in list(slot.running.items()):
-            del slot.running[future]
-            future.cancel()
-            lane.in_flight -= 1
-            self._put_back(slot, lane, work)
+            if not future.done():
+                del slot.running[future]
+                future.cancel()
+                lane.in_flight -= 1
+                self._put_back(slot, lane, work)
 
     def _given_up(self, slot: _Slot, lane: _Lane, work: _Work) -> bool:
         if work.handed_back + 1 < self._patience.attempts:
@@ -270,7 +271,7 @@ class _Dispatch:
         if not lane.queued:
             slot.lanes.appendleft(lane)
             lane.queued = True
-        if lane.movable:
+        if lane.movable and lane.device is not None:
             self._release(slot, lane)
 
     def _release(self, slot: _Slot, lane: _Lane) -> None:

@@ -1,11 +1,11 @@
-"""The devices that one process holds for a farm: opened, asked what they are, used by one call at a time."""
+"""The devices that one process holds for a farm: opened, asked what they are, tried again where they can't be reached."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from paceline.devices.device import Device
@@ -15,7 +15,7 @@ from paceline.devices.state import DeviceState
 from paceline.errors import DeviceError, TransientDeviceError
 from paceline.measurement import DeviceInfo
 
-_RETRY_S = 10.0
+_RETRY_S = 5.0
 
 
 @dataclass
@@ -25,11 +25,10 @@ class _Held:
     device: Device | None = None
     info: DeviceInfo | None = None
     trouble: str = ""
-    busy: threading.Lock = field(default_factory=threading.Lock)
 
 
 class HeldDevices:
-    """Devices by id. One that can't be reached is in trouble, and tried again every 10 seconds.
+    """Devices by id, for one call at a time (see LocalFarm). One that can't be reached is in trouble, and tried every 5 seconds.
 
     With `claim` they are this process's alone among the agents of this host: raises DeviceError where another one has them.
     """
@@ -54,19 +53,18 @@ class HeldDevices:
         openers = {entry.id: _opener(entry) for entry in entries}
         return cls(openers, {entry.id: entry.labels for entry in entries}, claim)
 
-    def members(self, agent: str = "") -> list[Member]:
+    def members(self) -> list[Member]:
         """Without asking the devices."""
-        return [Member(name, held.labels, held.info, agent, self._trouble(held)) for name, held in self._held.items()]
+        return [Member(name, held.labels, held.info, "", self._trouble(held)) for name, held in self._held.items()]
 
     def call(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """`function(device, *args, **kwargs)`, alone with the device."""
+        """`function(device, *args, **kwargs)`."""
         held = self._held.get(name)
         if held is None:
             raise TransientDeviceError(f"no device {name!r} here; there are: {', '.join(self._held)}")
-        with held.busy:
-            if held.device is None:
-                raise TransientDeviceError(f"device {name!r} can't be used now: {held.trouble}")
-            return function(held.device, *args, **kwargs)
+        if held.device is None:
+            raise TransientDeviceError(f"device {name!r} can't be used now: {held.trouble}")
+        return function(held.device, *args, **kwargs)
 
     def close(self) -> None:
         self._ending.set()

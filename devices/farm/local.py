@@ -22,9 +22,9 @@ class LocalFarm:
         self._executors = {member.id: _OneDevice(self._held, member.id) for member in self._held.members()}
 
     @classmethod
-    def of(cls, entries: Iterable[DeviceEntry]) -> LocalFarm:
-        """Opens the devices of a devices.toml."""
-        return cls(HeldDevices.of(tuple(entries)))
+    def of(cls, entries: Iterable[DeviceEntry], claim: bool = False) -> LocalFarm:
+        """Opens the devices of a devices.toml; with `claim` for this agent alone (see HeldDevices)."""
+        return cls(HeldDevices.of(tuple(entries), claim))
 
     def members(self) -> Sequence[Member]:
         return self._held.members()

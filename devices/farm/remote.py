@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -116,8 +117,7 @@ class _RemoteAgent:
         self._lock = threading.Lock()
         self._stored: dict[str, Any] = {}
         self._asked: set[str] | None = None
-        self._open: dict[Future[Any], tuple[str, Future[Any]]] = {}
-        self._executor: Any = client.get_executor(workers=[address], pure=False, retries=0)
+        self._open: dict[Future[Any], tuple[str, Any]] = {}
         self._last_seen, self._heard_at = 0.0, 0.0
 
     def heard(self, last_seen: float, now: float) -> bool:
@@ -131,13 +131,11 @@ class _RemoteAgent:
 
         parcel, artifacts = pack(function, args, kwargs)
         promise: Future[Any] = Future()
-        # fetched by the client's own loop: a thread that waited for an answer from a host that has just died would hold up all
-        resources = {dask.resource(device): 1}
-        answer: Future[Any] = self._executor.submit(call, device, parcel, self._store(artifacts), resources=resources)
+        answer = self._client.submit(call, device, parcel, self._store(artifacts), workers=[self.address], pure=False, retries=0)
         with self._lock:
             self._open[promise] = (device, answer)
         promise.add_done_callback(self._forget)
-        answer.add_done_callback(lambda ended: self._answered(promise, ended))
+        asyncio.run_coroutine_threadsafe(self._fetch(promise, answer), self._client.loop.asyncio_loop)
         return promise
 
     def lose(self, reason: str) -> None:
@@ -165,19 +163,21 @@ class _RemoteAgent:
             waits = {self._stored[name].key: self._stored[name] for name in artifacts if name in self._stored}
         return list(waits.values())
 
-    def _answered(self, promise: Future[Any], answer: Future[Any]) -> None:
-        if answer.cancelled() or promise.done():
-            _settle(promise, error=TransientDeviceError("the call was given up"))
-            return
-        error = answer.exception()
-        if error is not None:
+    async def _fetch(self, promise: Future[Any], answer: Any) -> None:
+        """On the client's own loop: an answer that is lost with its host must not hold up the others."""
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = await answer
+        except (CancelledError, asyncio.CancelledError):
+            error = TransientDeviceError("the call was given up")
+        except Exception as e:
+            error = TransientDeviceError(f"the agent is gone: {e}") if type(e).__module__.startswith("distributed") else e
             with self._lock:
                 self._stored = {name: sent for name, sent in self._stored.items() if sent.status in ("pending", "finished")}
                 if isinstance(error, MissingArtifactError):
                     self._asked, self._stored = set(), {}
-        if error is not None and type(error).__module__.startswith("distributed"):
-            error = TransientDeviceError(f"the agent is gone: {error}")
-        _settle(promise, None if error is not None else answer.result(), error)
+        _settle(promise, result, error)
 
     def _forget(self, promise: Future[Any]) -> None:
         with self._lock:

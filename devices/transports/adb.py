@@ -1,8 +1,8 @@
 """Android phones, and whatever else runs adbd, through the adb program.
 
-adb's own word is taken for nothing (`notes` in docs/devices.md say what each version hides): commands carry their exit code and
-an end mark in the output, files are compared by their hash on the device, and after a failure the server is asked for the state
-of the phone.
+adb's own word is taken for nothing: it hides cut links (adb 29 ends with exit code 0 after half of an output), changed files and
+unfinished ones. Commands run beside a supervisor whose marks their output stands between, files are compared by their hash on the
+device, and after a failure the server is asked for the state of the phone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+from paceline.devices.transports import supervisor
 from paceline.devices.transports.adb_client import AdbClient, FoundDevice, is_tcp
-from paceline.devices.transports.adb_script import RemoteCommand, end_of, interactive
 from paceline.devices.transports.transport import CommandTimeoutError, Completed
 from paceline.errors import DeviceError, TransientDeviceError
 
@@ -27,6 +27,7 @@ _POLL_S = 0.2
 _SHORT_S = 5.0
 _PREPARE_S = 60.0
 _CHANGED = 9
+_SHOWN = 200
 _SLOWEST_PUSH = 500_000.0
 """Bytes a second. USB 2 makes 30 MB, a bad Wi-Fi one."""
 
@@ -35,7 +36,7 @@ class AdbTransport:
     """The device `serial` (`adb devices`), an address HOST:PORT for one in the network, which is connected where it isn't yet.
 
     `adb` and `server_port` as for AdbClient. Files go to `folder` on the device. A phone that is away is waited for `wait_s`
-    seconds. Commands have a standard error of their own from Android 7 on; before, it is part of the output.
+    seconds. Raises DeviceError for one before Android 7, whose adbd hides exit codes.
     """
 
     def __init__(
@@ -52,8 +53,6 @@ class AdbTransport:
         self._wait_s = wait_s
         self._lock = threading.RLock()
         self._attached = False
-        self._merged = False
-        self._unended: set[str] = set()
         self._partial: set[str] = set()
 
     @property
@@ -63,7 +62,15 @@ class AdbTransport:
     def run(self, command: str, timeout_s: float) -> Completed:
         started = time.monotonic()
         self._attach(min(self._wait_s, timeout_s))
-        return self._run(command, timeout_s, timeout_s - (time.monotonic() - started))
+        left_s = max(0.1, timeout_s - (time.monotonic() - started))
+        try:
+            return supervisor.run(self._shell, command, left_s, self.address)
+        except CommandTimeoutError:
+            self._attached = False
+            raise
+        except TransientDeviceError as e:
+            shown = command if len(command) < _SHOWN else f"{command[:_SHOWN]}…"
+            raise self._lost(f"the answer to `{shown}`", str(e)) from e
 
     def push(self, path: Path, executable: bool = False) -> str:
         try:
@@ -107,32 +114,15 @@ class AdbTransport:
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
         self._attach(self._wait_s)
-        if self._merged:
-            raise DeviceError(f"{self.serial} is too old for interactive programs: its adbd has no shell protocol (Android 7)")
-        return self._adb.popen(["-s", self.serial, "shell", "-T", interactive(command, f"paceline-{secrets.token_hex(8)}")])
+        return subprocess.Popen(
+            self._shell(supervisor.program(command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
-    def _run(self, command: str, timeout_s: float, left_s: float) -> Completed:
-        """On a device that is attached, with what is left of the time."""
-        run = RemoteCommand(command, timeout_s, self._merged)
-        service = ["exec-out"] if self._merged else ["shell", "-T"]
-        done = self._adb.call(["-s", self.serial, *service, run.text], max(0.1, left_s))
-        result = run.completed(done.out, done.err) if done else None
-        if result is not None:
-            return result
-        self._unended.add(run.id)
-        shown = command if len(command) < 200 else command[:200] + "…"
-        if done is not None:
-            raise self._lost(f"the answer to `{shown}`", done.printed)
-        self._attached = False
-        outcome = "it was ended on the device"
-        try:
-            self._attach(self._wait_s)
-        except DeviceError as e:
-            outcome = f"it ends there by itself a little later, since it can't be ended now: {e}"
-        raise CommandTimeoutError(f"`{shown}` took longer than {timeout_s:g} s on {self.serial}; {outcome}")
+    def _shell(self, script: str) -> list[str]:
+        return self._adb.command("-s", self.serial, "shell", "-T", script)
 
     def _attach(self, wait_s: float) -> None:
-        """Makes sure that the device can be used, and that nothing is left on it from a failure."""
+        """Makes sure that the device can be used."""
         with self._lock:
             if self._attached:
                 return
@@ -140,9 +130,8 @@ class AdbTransport:
             features = self._adb.call(["-s", self.serial, "features"], _SHORT_S)
             if features is None or features.code != 0:
                 raise self._lost("its features", "" if features is None else features.printed)
-            self._merged = "shell_v2" not in features.text.split()
-            for id in tuple(self._unended):
-                self._end(id)
+            if "shell_v2" not in features.text.split():
+                raise DeviceError(f"{self.serial} is too old: its adbd has no shell protocol, which came with Android 7")
             self._attached = True
 
     def _wait(self, wait_s: float) -> None:
@@ -160,20 +149,6 @@ class AdbTransport:
                     self._adb.call(["disconnect", self.serial], left)  # a server doesn't connect anew what it believes connected
                 self._adb.call(["connect", self.serial], left)
             time.sleep(_POLL_S)
-
-    def _end(self, id: str) -> None:
-        """Ends what a failed run left on the device."""
-        left = RemoteCommand(end_of(id), _SHORT_S, self._merged)
-        service = ["exec-out"] if self._merged else ["shell", "-T"]
-        done = self._adb.call(["-s", self.serial, *service, left.text], _SHORT_S)
-        if done is None:
-            raise CommandTimeoutError(f"{self.serial} is connected but runs no commands; reboot it")
-        result = left.completed(done.out, done.err)
-        if result is None:
-            raise self._lost("the end of an earlier command", done.printed)
-        if result.code != 0:
-            raise DeviceError(f"an earlier command still runs on {self.serial} and can't be killed ({result.text}): reboot it")
-        self._unended.discard(id)
 
     def _found(self) -> FoundDevice:
         found = {device.serial: device for device in self._adb.devices()}

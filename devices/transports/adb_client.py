@@ -61,22 +61,13 @@ class AdbClient:
 
     def call(self, arguments: Sequence[str], timeout_s: float) -> Completed | None:
         """Runs adb with an empty standard input. None where it had to be killed at the deadline."""
-        process = self.popen(arguments, stdin=subprocess.DEVNULL)
         try:
-            out, err = process.communicate(timeout=timeout_s)
+            done = subprocess.run(self.command(*arguments), stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s)
         except subprocess.TimeoutExpired:
             return None
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
-        return Completed(process.returncode if process.returncode >= 0 else 128 - process.returncode, out, err)
-
-    def popen(self, arguments: Sequence[str], stdin: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(self.command(*arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as e:
             raise DeviceError(f"can't run {self.path}: {e.strerror}. Remedy: {_REMEDY}.") from e
+        return Completed(done.returncode if done.returncode >= 0 else 128 - done.returncode, done.stdout, done.stderr)
 
     def start_server(self) -> None:
         """The server would keep the pipes of whoever starts it open for ever: it gets none. Nothing where it runs already."""

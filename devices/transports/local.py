@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import subprocess
@@ -15,8 +16,6 @@ from paceline.devices.transports.transport import Completed
 from paceline.errors import DeviceError, StoreError
 from paceline.files import write_atomically
 
-_EXECUTABLE, _PLAIN = 0o755, 0o644
-
 
 class LocalTransport:
     """A Transport (see there) to this machine. Commands run by `sh`, in a session of their own (see supervisor.py).
@@ -27,10 +26,7 @@ class LocalTransport:
     address = "local"
 
     def __init__(self, folder: Path | None = None) -> None:
-        if folder is None:
-            folder = Path(tempfile.mkdtemp(prefix="paceline-"))
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.folder = folder
+        self._folder = folder
         self._lock = threading.Lock()
 
     def run(self, command: str, timeout_s: float) -> Completed:
@@ -38,17 +34,17 @@ class LocalTransport:
 
     def push(self, path: Path, executable: bool = False) -> str:
         content = _content(path)
-        copy = self.folder / (hashlib.sha256(content).hexdigest() + path.suffix)
-        try:
-            with self._lock:
+        with self._lock:
+            folder = self._made_folder()
+            copy = folder.absolute() / (hashlib.sha256(content).hexdigest() + path.suffix)
+            try:
                 if not copy.is_file() or copy.read_bytes() != content:
                     write_atomically(copy, content, sync=False)
-            mode = _EXECUTABLE if executable else _PLAIN
-            if executable or copy.stat().st_mode & 0o777 != _EXECUTABLE:
-                copy.chmod(mode)
-        except (OSError, StoreError) as e:
-            raise DeviceError(f"can't copy {path} to {self.folder}: {e}") from e
-        return str(copy.absolute())
+                if executable:
+                    copy.chmod(0o755)
+            except (OSError, StoreError) as e:
+                raise DeviceError(f"can't copy {path} to {folder}: {e}") from e
+        return str(copy)
 
     def pull(self, remote: str, timeout_s: float) -> bytes:
         return _content(Path(remote))
@@ -62,13 +58,20 @@ class LocalTransport:
             start_new_session=True,
         )
 
+    def _made_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="paceline-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return self._folder
+
 
 class _Program(subprocess.Popen[bytes]):
     """The supervisor of a program: who kills it means the program, which ends with its input."""
 
     def kill(self) -> None:
         if self.stdin:
-            self.stdin.close()
+            with contextlib.suppress(OSError):  # unsent input
+                self.stdin.close()
         super().kill()
 
 

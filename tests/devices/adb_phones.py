@@ -31,10 +31,13 @@ def adb_server(adb: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    try:
-        yield port
-    finally:
-        kill_server(adb, port)
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("ADB_USB", "ADB_MDNS"):  # no real phone of this machine, and no search for one, which takes seconds
+            environment.setenv(name, "0")
+        try:
+            yield port
+        finally:
+            kill_server(adb, port)
 
 
 def kill_server(adb: Path, port: int) -> None:

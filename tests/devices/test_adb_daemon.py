@@ -17,6 +17,7 @@ from adb_clients import any_adb as any_adb
 from adb_target import Target, eventually
 
 from paceline.devices.testing.adb_daemon import OLD, AdbDaemon, AdbServer, Faults, Phone
+from paceline.devices.testing.adb_daemon.auth import PublicKey
 from paceline.devices.testing.adb_daemon.isolation import Mode
 from paceline.errors import DeviceError
 from paceline.measurement import Artifact
@@ -226,7 +227,7 @@ def test_hosts_that_nobody_allowed(any_adb: AdbServer, tmp_path: Path) -> None:
         any_adb.run("disconnect", daemon.address)
         any_adb.connect(daemon.address)
         assert phone.sh("echo known") == "known"
-        daemon.keys.clear()
+        daemon.keys[:] = [PublicKey(key.modulus - 2, key.exponent)]  # somebody else's
         daemon.cut()
         assert eventually(lambda: "unauthorized" in phone.run("shell", "true")[1])
         any_adb.run("disconnect", daemon.address)

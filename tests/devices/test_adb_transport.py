@@ -5,20 +5,17 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from adb_phones import adb_server, children_of, kill_server, needs_adb, programs
-from hypothesis import given
-from hypothesis import strategies as st
 
 from paceline.devices.testing.adb_daemon import AdbDaemon
+from paceline.devices.testing.adb_daemon.link import OLD
 from paceline.devices.testing.adb_daemon.real import RealAdbd
 from paceline.devices.testing.transports import TransportTestSuite
 from paceline.devices.transports.adb import AdbTransport
 from paceline.devices.transports.adb_client import FoundDevice, devices_found, parse_devices
-from paceline.devices.transports.adb_script import RemoteCommand
 from paceline.devices.transports.transport import CommandTimeoutError
 from paceline.errors import DeviceError, TransientDeviceError
 
@@ -72,13 +69,14 @@ class TestAdbTransport(TransportTestSuite):
         return phone.cut
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAdbd]:
+    with RealAdbd(Path(os.environ["PACELINE_ADBD"]), tmp_path_factory.mktemp("adbd")) as adbd:
+        yield adbd
+
+
 @pytest.mark.skipif("PACELINE_ADBD" not in os.environ, reason="PACELINE_ADBD doesn't name an adbd (tests/devices/build_adbd.sh)")
 class TestOverRealAdbd(TransportTestSuite):
-    @pytest.fixture(scope="class")
-    def real(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAdbd]:
-        with RealAdbd(Path(os.environ["PACELINE_ADBD"]), tmp_path_factory.mktemp("adbd")) as adbd:
-            yield adbd
-
     @pytest.fixture
     def transport(self, real: RealAdbd, adb: Path, port: int) -> AdbTransport:
         return AdbTransport(real.address, adb, port, folder=real.base + FOLDER)
@@ -100,7 +98,7 @@ def test_a_full_disk_is_named_with_what_is_free(phone: AdbDaemon, transport: Adb
     path.write_bytes(os.urandom(100_000))
     before = stored(phone)
     phone.faults.disk_free = 1000
-    with pytest.raises(DeviceError, match=r"100000 bytes\) doesn't fit: \d+ kB are free in /data.*delete something") as raised:
+    with pytest.raises(DeviceError, match=r"100000 bytes\) doesn't fit .*: \d+ kB are free in /data.*delete something") as raised:
         transport.push(path)
     assert not isinstance(raised.value, TransientDeviceError)
     phone.faults.clear()
@@ -155,11 +153,11 @@ def test_a_reported_exit_code_is_not_believed(phone: AdbDaemon, transport: AdbTr
 
 def test_a_hang_ends_at_the_deadline_and_nothing_runs_on(phone: AdbDaemon, transport: AdbTransport) -> None:
     transport.run(":", _S)
-    with pytest.raises(CommandTimeoutError, match=r"longer than 1 s.*ended on the device"):
+    with pytest.raises(CommandTimeoutError, match=r"longer than .* s on .*was ended there"):
         transport.run("sleep 51234 & sleep 51235", 1)
     assert not children_of("sleep 5123")
     phone.faults.shell_hang = True
-    with pytest.raises(CommandTimeoutError, match=r"longer than 1 s.*runs no commands; reboot it"):
+    with pytest.raises(CommandTimeoutError, match=r"longer than .*doesn't answer"):
         transport.run("echo on", 1)
     phone.faults.clear()
     assert transport.run("echo on", _S).text == "on"
@@ -211,11 +209,7 @@ def test_a_phone_that_cannot_be_used_says_why(tmp_path: Path, adb: Path, port: i
         assert found.remedy
         daemon.faults.clear()
         daemon.cut()
-        assert replace_wait(transport, adb, port).run("echo on", _S).text == "on"
-
-
-def replace_wait(transport: AdbTransport, adb: Path, port: int) -> AdbTransport:
-    return AdbTransport(transport.serial, adb, port)
+        assert AdbTransport(daemon.address, adb, port).run("echo on", _S).text == "on"
 
 
 def test_a_phone_that_is_not_there(adb: Path, port: int) -> None:
@@ -276,24 +270,6 @@ emulator-5554          offline transport_id:1
     assert "udev" in FoundDevice("x", "no permissions").remedy or "android-sdk" in found[3].remedy
 
 
-@given(
-    out=st.binary(max_size=200),
-    err=st.binary(max_size=200),
-    code=st.integers(0, 255),
-    noise=st.sampled_from([b"", b"* daemon\n"]),
-    cut=st.integers(0, 500),
-)
-def test_only_a_whole_answer_is_read(out: bytes, err: bytes, code: int, noise: bytes, cut: int) -> None:
-    run = RemoteCommand("command", 1.0)
-    begin, end = f"{run.id}:begin\n".encode(), f"{run.id}:end {code}\n".encode()
-    streams = [noise + begin + payload + end for payload in (out, err)]
-    whole = run.completed(*streams)
-    assert whole is not None
-    assert (whole.code, whole.out, whole.err) == (code, out, err)
-    for stream in range(2):
-        damaged = list(streams)
-        damaged[stream] = damaged[stream][: min(cut, len(damaged[stream]) - 1)]
-        assert run.completed(*damaged) is None
-    merged = replace(run, merged=True).completed(streams[0], b"")
-    assert merged is not None
-    assert (merged.code, merged.out) == (code, out)
+def test_a_phone_before_android_7_is_refused(tmp_path: Path, adb: Path, port: int) -> None:
+    with AdbDaemon(tmp_path, protocol=OLD) as daemon, pytest.raises(DeviceError, match=r"too old.*Android 7"):
+        AdbTransport(daemon.address, adb, port).run("exit 3", _S)

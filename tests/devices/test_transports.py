@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -105,7 +106,10 @@ def test_nothing_runs_on_when_we_are_killed(kind: str, call: str, tmp_path: Path
     script = _HANGS.format(module=kind, name=names[kind], arguments=arguments, call=call)
     note = tmp_path / "pid"
     before = connections()
-    with subprocess.Popen([sys.executable, "-c", script, str(note)], env={**os.environ, "TMPDIR": str(tmp_path)}) as caller:
+    with (
+        tempfile.TemporaryDirectory() as left_behind,  # a killed process can't tidy up
+        subprocess.Popen([sys.executable, "-c", script, str(note)], env={**os.environ, "TMPDIR": left_behind}) as caller,
+    ):
         wait_until(note.exists)
         pid = int(note.read_text())
         assert alive(pid)

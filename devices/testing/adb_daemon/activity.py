@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -29,6 +32,13 @@ class Activity:
         """A program ended that took `cpu_s` in all, what it started included."""
         with self._lock:
             self._waiting += max(0.0, cpu_s - self._running.pop(pid, 0.0))
+
+    def kill(self) -> None:
+        """Ends what runs, with its process group."""
+        with self._lock:
+            for pid in self._running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
 
     def take(self) -> float:
         """CPU seconds since the last call."""

@@ -87,6 +87,7 @@ class AdbDaemon:
 
     def _end(self) -> None:
         self._isolation.close()
+        self._activity.kill()
         self._executor.shutdown()  # its commands are dead
         self._call(asyncio.sleep(0))  # which the loop learns of here
         self._loop.call_soon_threadsafe(self._loop.stop)
