@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 from paceline.errors import StoreError
@@ -15,7 +16,7 @@ def write_atomically(path: Path, content: bytes | str, sync: bool = True) -> Non
     Without `sync` a file may be lost when the power fails: for what can be made again at any time.
     """
     data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

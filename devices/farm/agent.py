@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from paceline.devices.device import Device
 from paceline.devices.farm.dask import PLUGIN, configure, resource, security
 from paceline.devices.farm.farm import Member
 from paceline.devices.farm.local import LocalFarm
@@ -53,9 +54,14 @@ class Agent(WorkerPlugin):
         except StoreError as e:
             raise TransientDeviceError(f"agent on {socket.gethostname()} can't keep artifacts: {e}") from e
 
-    async def call(self, device: str, parcel: bytes) -> Any:
+    async def call(self, device: str, parcel: bytes, wanted: Callable[[], bool]) -> Any:
+        """Queued by device. When its turn comes, it is only made if it is still `wanted`."""
         function, args, kwargs = self.cache.unpack(parcel)
-        return await asyncio.wrap_future(self.devices.on(device).submit(function, *args, **kwargs))
+
+        def made(opened: Device) -> Any:
+            return function(opened, *args, **kwargs) if wanted() else None
+
+        return await asyncio.wrap_future(self.devices.on(device).submit(made))
 
 
 def run_agent(farm: str, devices: LocalFarm, tls: Tls | None, name: str = "", host: str = "", say: Say = print) -> None:
@@ -182,9 +188,15 @@ def keep(content: Mapping[str, bytes]) -> None:
     _agent(_this_worker()).keep(content)
 
 
-async def call(device: str, parcel: bytes, stored: object) -> Any:
-    """Called on a worker: the call in `parcel`, with the device, after all in `stored` is there."""
-    return await _agent(_this_worker()).call(device, parcel)
+async def call(key: str, device: str, parcel: bytes, stored: object) -> Any:
+    """Called on a worker: the call in `parcel`, with the device, after all in `stored` is there. `key` is the call's in dask."""
+    worker = _this_worker()
+
+    def wanted() -> bool:  # dask lets a coroutine go on whose call was cancelled
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state == "executing"
+
+    return await _agent(worker).call(device, parcel, wanted)
 
 
 def _this_worker() -> Worker:

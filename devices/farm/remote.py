@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -118,12 +119,12 @@ class _RemoteAgent:
         self._stored: dict[str, Any] = {}
         self._asked: set[str] | None = None
         self._open: dict[Future[Any], tuple[str, Any]] = {}
-        self._last_seen, self._heard_at = 0.0, 0.0
+        self._last_seen, self._heard_at, self._lost = 0.0, 0.0, ""
 
     def heard(self, last_seen: float, now: float) -> bool:
         """By this host's clock alone: clocks of hosts differ."""
         if last_seen != self._last_seen:
-            self._last_seen, self._heard_at = last_seen, now
+            self._last_seen, self._heard_at, self._lost = last_seen, now, ""
         return now - self._heard_at < dask.SILENCE_S
 
     def submit(self, device: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Future[Any]:
@@ -131,15 +132,22 @@ class _RemoteAgent:
 
         parcel, artifacts = pack(function, args, kwargs)
         promise: Future[Any] = Future()
-        answer = self._client.submit(call, device, parcel, self._store(artifacts), workers=[self.address], pure=False, retries=0)
+        key = f"call-{uuid.uuid4().hex}"
+        stored = self._store(artifacts)
+        answer = self._client.submit(call, key, device, parcel, stored, workers=[self.address], key=key, retries=0)
         with self._lock:
             self._open[promise] = (device, answer)
+            lost = self._lost
         promise.add_done_callback(self._forget)
-        asyncio.run_coroutine_threadsafe(self._fetch(promise, answer), self._client.loop.asyncio_loop)
+        if lost:  # since the caller asked for it
+            self.lose(lost)
+        loop: Any = self._client.loop
+        loop.add_callback(self._fetch, promise, answer)
         return promise
 
     def lose(self, reason: str) -> None:
         with self._lock:
+            self._lost = reason
             lost = list(self._open.items())
         for promise, (device, _) in lost:
             _settle(promise, error=TransientDeviceError(f"device {device!r} is lost: {reason}"))

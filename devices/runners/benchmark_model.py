@@ -24,6 +24,7 @@ _HELP_S = 30.0
 _RESULT = b"\n-- paceline: result file --\n"
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _AGREE = 0.01
+_FALLBACK = "Disallowed CPU fallback"
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ class BenchmarkModelRunner:
             return failed
         try:
             said = parse(f"{done.out.decode(errors='replace')}\n{done.err.decode(errors='replace')}")
-            failed = _refused(said, done) or _left(said, bench)
+            failed = _left(said, bench) or _refused(said, done)
             if failed:
                 return failed
-            return replace(said, inference=_agreed(said.inference, result_proto.decode(result).inference)) if result else said
+            said = replace(said, inference=_agreed(said.inference, result_proto.decode(result).inference)) if result else said
+            return _useless(said, bench) or said
         except TransientDeviceError as e:
             return TransientFailure(str(e))
 
@@ -205,12 +207,21 @@ def _left(said: BenchmarkOutput, bench: Bench) -> Failure | None:
     if bench.delegate in _CPU:
         return None
     taken = said.delegation(bench.delegate)
-    if taken is None:
-        return Failure(f"benchmark_model doesn't say whether delegate {bench.delegate!r} ran the model")
+    if said.failure is not None and said.failure.startswith(_FALLBACK) and taken is None:
+        return Failure(f"delegate {bench.delegate!r} left operators to the CPU: {said.failure}")
+    if taken is None or taken.state != "none":
+        return None
     why = f" ({'; '.join(said.unsupported[:3])})" if said.unsupported else ""
-    if taken.state == "none":
-        return Failure(f"delegate {bench.delegate!r} took no operator: silent fallback to the CPU{why}")
-    return None
+    return Failure(f"delegate {bench.delegate!r} took no operator: silent fallback to the CPU{why}")
+
+
+def _useless(said: BenchmarkOutput, bench: Bench) -> Failure | None:
+    """A figure that is none, or nobody knows whose."""
+    if said.inference is None or said.inference.low <= 0:
+        return Failure("it takes less than a microsecond, the unit of benchmark_model's clock; repeat it within a larger model")
+    if bench.delegate in _CPU or said.delegation(bench.delegate) is not None:
+        return None
+    return Failure(f"benchmark_model doesn't say whether delegate {bench.delegate!r} ran the model")
 
 
 def _agreed(printed: Summary | None, written: Summary) -> Summary:

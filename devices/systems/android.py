@@ -179,4 +179,11 @@ class AndroidSystem:
         return text.frequencies(self._identity["clocks"])
 
     def _ask(self, command: str) -> str:
+        """Only reads, so it is asked again where the answer was lost."""
+        try:
+            return self._answer(command)
+        except TransientDeviceError:
+            return self._answer(command)
+
+    def _answer(self, command: str) -> str:
         return self._transport.run(command, _S).out.decode(errors="replace")

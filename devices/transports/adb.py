@@ -27,7 +27,7 @@ _POLL_S = 0.2
 _SHORT_S = 5.0
 _PREPARE_S = 60.0
 _CHANGED = 9
-_SHOWN = 200
+_SHOWN = 80
 _SLOWEST_PUSH = 500_000.0
 """Bytes a second. USB 2 makes 30 MB, a bad Wi-Fi one."""
 
@@ -69,7 +69,8 @@ class AdbTransport:
             self._attached = False
             raise
         except TransientDeviceError as e:
-            shown = command if len(command) < _SHOWN else f"{command[:_SHOWN]}…"
+            line = " ".join(command.split())
+            shown = line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
             raise self._lost(f"the answer to `{shown}`", str(e)) from e
 
     def push(self, path: Path, executable: bool = False) -> str:

@@ -44,6 +44,10 @@ def kill_server(adb: Path, port: int) -> None:
     subprocess.run([adb, "-P", str(port), "kill-server"], capture_output=True, timeout=30)
 
 
+def disconnect(adb: Path, port: int, serial: str) -> None:
+    subprocess.run([adb, "-P", str(port), "disconnect", serial], capture_output=True, timeout=30)
+
+
 def children_of(pattern: str) -> list[str]:
     """Programs whose command line holds `pattern`, of whoever."""
     found = []

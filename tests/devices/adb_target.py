@@ -72,7 +72,8 @@ class Target:
             yield link
 
     def is_running(self, command: str) -> bool:
-        return self.run("shell", f"pgrep -f '{command[:-1]}[{command[-1]}]'")[0] == 0
+        """Whether the program itself runs, not a shell that is about to start it."""
+        return self.run("shell", f"pgrep -f '^{command}$'")[0] == 0
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

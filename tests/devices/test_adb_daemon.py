@@ -302,7 +302,7 @@ def test_phone_tells_and_keeps_its_settings(attached: Attached) -> None:
 
 def test_phone_reports_its_condition(attached: Attached) -> None:
     phone = attached.daemon.phone
-    phone.celsius, phone.battery = 46.25, 33.4
+    phone.ambient_c, phone.celsius, phone.battery = 46.25, 46.25, 33.4
     report = attached.sh("dumpsys thermalservice; dumpsys battery; dumpsys SurfaceFlinger")
     assert "Thermal Status: 3" in report
     assert "Temperature{mValue=46.2, mType=3, mName=skin, mStatus=3}" in report

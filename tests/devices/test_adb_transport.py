@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from adb_phones import adb_server, children_of, kill_server, needs_adb, programs
+from adb_phones import adb_server, children_of, disconnect, kill_server, needs_adb, programs
 
 from paceline.devices.testing.adb_daemon import AdbDaemon
 from paceline.devices.testing.adb_daemon.link import OLD
@@ -80,6 +80,10 @@ class TestOverRealAdbd(TransportTestSuite):
     @pytest.fixture
     def transport(self, real: RealAdbd, adb: Path, port: int) -> AdbTransport:
         return AdbTransport(real.address, adb, port, folder=real.base + FOLDER)
+
+    @pytest.fixture
+    def cut(self, real: RealAdbd, adb: Path, port: int) -> Callable[[], None]:
+        return lambda: disconnect(adb, port, real.address)
 
 
 def test_a_push_that_is_cut_leaves_nothing(phone: AdbDaemon, transport: AdbTransport, tmp_path: Path) -> None:

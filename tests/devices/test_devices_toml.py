@@ -1,6 +1,5 @@
 """devices.toml and the kinds of devices."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from paceline.errors import ConfigError, TransientDeviceError
 
 
 @pytest.fixture(autouse=True)
-def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(install(tmp_path / "site")))
-    yield
 
 
 def load(tmp_path: Path, text: str) -> tuple[DeviceEntry, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -27,6 +28,21 @@ from paceline.measurement import Artifact, Bench
 
 BENCH = Bench("fake", "cpu")
 
+# not all of paceline.cli: these start in a fraction of its time
+PROGRAM = """
+import sys, typer
+from paceline.cli_agent import agent, farm
+from paceline.errors import PacelineError
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(agent)
+app.add_typer(farm, name="farm")
+try:
+    app()
+except PacelineError as e:
+    sys.exit(str(e))
+"""
+
 
 class Host:
     """Starts `paceline` programs with folders of their own, reads what they say, ends them."""
@@ -42,14 +58,14 @@ class Host:
             "OMP_NUM_THREADS": "1",
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        # not paceline.cli: it would import what an agent has no use for
-        program = "from paceline.cli_agent import *; a = typer.Typer(pretty_exceptions_enable=False); a.command()(agent); a.add_typer(farm, name='farm');"
-        program += "import paceline.errors as e\ntry: a()\nexcept e.PacelineError as x: sys.exit(str(x))"
-        command = [sys.executable, "-c", f"import sys, typer; {program}", *arguments]
-        started = subprocess.Popen(command, env=self._env, stderr=subprocess.PIPE, text=True)
+    def start(self, *arguments: str, stdout: int | None = None) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        started = subprocess.Popen(command, env=self._env, stdout=stdout, stderr=subprocess.PIPE, text=True)
         self._started.append(started)
         return started
+
+    def output(self, *arguments: str) -> str:
+        return "".join(self.start(*arguments, stdout=subprocess.PIPE).communicate(timeout=30))
 
     def scheduler(self, *arguments: str, port: int = 0) -> tuple[subprocess.Popen[str], str]:
         started = self.start("farm", "serve", "--port", str(port), *arguments)
@@ -278,7 +294,7 @@ def test_an_unplugged_device_joins_when_it_is_there(host: Host, tmp_path: Path) 
 
 
 def test_nobody_answers() -> None:
-    with pytest.raises(TransientDeviceError, match="no farm answers at tcp://127.0.0.1:9: .*paceline farm serve"):
+    with pytest.raises(TransientDeviceError, match=r"no farm answers at tcp://127.0.0.1:9: .*paceline farm serve"):
         DaskFarm("127.0.0.1:9", timeout_s=1.0)
 
 
@@ -332,7 +348,7 @@ def test_certificates(tmp_path: Path) -> None:
     )
     assert verified.returncode == 0, verified.stderr
     (folder / "ca-key.pem").unlink()
-    with pytest.raises(ConfigError, match="has a ca.pem without its ca-key.pem"):
+    with pytest.raises(ConfigError, match=r"has a ca.pem without its ca-key.pem"):
         make_certificates(folder)
     first.key.unlink()
     with pytest.raises(ConfigError, match=r"no node-key.pem in .*; make certificates"):
@@ -363,3 +379,41 @@ def test_nothing_listens_beyond_loopback_without_tls(host: Host) -> None:
         listening = [c.laddr.ip for c in psutil.Process(started.pid).net_connections() if c.status == psutil.CONN_LISTEN]
         assert listening
         assert set(listening) == {"127.0.0.1"}
+
+
+def test_a_call_that_is_given_up_while_it_waits_is_not_made(host: Host, tmp_path: Path) -> None:
+    _, address = host.scheduler()
+    log = tmp_path / "log"
+    host.agent(address, f'id = "a"\njob_s = 0.5\nlog = "{log}"', f'id = "b"\nlog = "{log}"')
+    with DaskFarm(address) as farm:
+        until(lambda: len(farm.members()) == 2)
+        first, second, third = (farm.on("a").submit(FakeDevice.measure, [], BENCH) for _ in range(3))
+        until(log.exists)
+        assert second.cancel()
+        assert farm.on("b").submit(FakeDevice.measure, [], BENCH).result(10) == []  # meanwhile, a queue of its own
+        assert not first.done()
+        assert third.result(10) == []
+        assert first.result(0) == []
+    assert Counter(line.split()[0] for line in log.read_text().splitlines()) == {"a": 4, "b": 2}
+
+
+def test_the_command_line_shows_who_is_there(host: Host, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    text = host.output("farm", "certificates", str(keys))
+    assert f"copy ca.pem, node.pem, node-key.pem from {keys}" in text
+    _, address = host.scheduler("--tls", str(keys))
+    host.agent(address, 'id = "a"\nlabels = ["desk"]', 'id = "b"', name="left", arguments=("--tls", str(keys)))
+    (row,) = json.loads(host.output("farm", "devices", "--farm", address, "--tls", str(keys), "--json", "desk"))
+    assert row | {"fingerprint": ""} == {
+        "id": "a",
+        "kind": "fake",
+        "simulated": True,
+        "fingerprint": "",
+        "facts": {"soc": "s1", "serial": "a"},
+        "delegates": ["cpu"],
+        "labels": ["desk"],
+        "agent": "left",
+        "trouble": "",
+    }
+    assert "ready" in host.output("farm", "devices", "--farm", address, "--tls", str(keys))
+    assert "no device is 'colour=red'" in host.output("farm", "devices", "--farm", address, "--tls", str(keys), "colour=red")
