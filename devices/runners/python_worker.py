@@ -84,8 +84,11 @@ class PythonWorkerRunner:
 
     def worker(self, affinity: tuple[int, ...]) -> WorkerProcess:
         """A worker for one session, which gives it back. Raises DeviceError where none can start."""
-        if affinity in self._idle:
-            return self._idle.pop(affinity)
+        idle = self._idle.pop(affinity, None)
+        if idle is not None and idle.alive:
+            return idle
+        if idle is not None:  # its link was cut, or someone killed it
+            idle.close()
         self.close()  # of another affinity: needed no more, but would hold memory
         variables = [f"{name}={value}" for name, value in self._environment.items()]
         program = ["env", *variables, self._python, self._pushed(), self.runtime, ",".join(map(str, affinity))]

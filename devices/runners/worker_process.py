@@ -60,6 +60,11 @@ class WorkerProcess:
         self._pending, self._printed = b"", b""
         self.hello = self._answer(timeout_s)
 
+    @property
+    def alive(self) -> bool:
+        """As far as can be seen from here."""
+        return self._process.poll() is None
+
     def request(self, do: str, timeout_s: float, /, **arguments: Any) -> dict[str, Any]:
         """The worker's answer. Raises WorkerEndedError after a crash, or after `timeout_s` seconds, when it ends the worker."""
         try:

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from adb_phones import adb_server, children_of, disconnect, kill_server, needs_adb, programs
 
-from paceline.devices.testing.adb_daemon import AdbDaemon
+from paceline.devices.testing.adb_daemon import AdbDaemon, RealAdbd
 from paceline.devices.testing.adb_daemon.link import OLD
-from paceline.devices.testing.adb_daemon.real import RealAdbd
 from paceline.devices.testing.transports import TransportTestSuite
 from paceline.devices.transports.adb import AdbTransport
 from paceline.devices.transports.adb_client import FoundDevice, devices_found, parse_devices
@@ -21,6 +20,9 @@ from paceline.errors import DeviceError, TransientDeviceError
 
 FOLDER = "/data/local/tmp/paceline"
 _S = 30.0
+
+once = pytest.mark.parametrize("adb", list(programs())[:1], indirect=True)
+"""For what takes seconds and doesn't depend on the adb."""
 
 pytestmark = needs_adb
 
@@ -160,6 +162,11 @@ def test_a_hang_ends_at_the_deadline_and_nothing_runs_on(phone: AdbDaemon, trans
     with pytest.raises(CommandTimeoutError, match=r"longer than .* s on .*was ended there"):
         transport.run("sleep 51234 & sleep 51235", 1)
     assert not children_of("sleep 5123")
+
+
+@once
+def test_a_phone_that_runs_nothing_any_more_is_not_waited_for(phone: AdbDaemon, transport: AdbTransport) -> None:
+    transport.run(":", _S)
     phone.faults.shell_hang = True
     with pytest.raises(CommandTimeoutError, match=r"longer than .*doesn't answer"):
         transport.run("echo on", 1)
@@ -189,6 +196,7 @@ def test_a_server_that_is_killed_in_mid_run(transport: AdbTransport, adb: Path, 
     assert not children_of("sleep 71234")
 
 
+@once
 def test_a_reboot_in_mid_run(phone: AdbDaemon, transport: AdbTransport) -> None:
     later = threading.Timer(0.5, phone.reboot)
     later.start()
@@ -199,6 +207,7 @@ def test_a_reboot_in_mid_run(phone: AdbDaemon, transport: AdbTransport) -> None:
     assert not children_of("sleep 81234")
 
 
+@once
 @pytest.mark.parametrize(("fault", "match"), [({"auth": "deny"}, "accept the dialog"), ({"offline": True}, "is offline: look")])
 def test_a_phone_that_cannot_be_used_says_why(tmp_path: Path, adb: Path, port: int, fault: dict[str, object], match: str) -> None:
     with AdbDaemon(tmp_path) as daemon:
@@ -216,6 +225,7 @@ def test_a_phone_that_cannot_be_used_says_why(tmp_path: Path, adb: Path, port: i
         assert AdbTransport(daemon.address, adb, port).run("echo on", _S).text == "on"
 
 
+@once
 def test_a_phone_that_is_not_there(adb: Path, port: int) -> None:
     with pytest.raises(TransientDeviceError, match="device R5CT10 is not connected: replug the cable"):
         AdbTransport("R5CT10", adb, port, wait_s=0.2).run("echo on", _S)
