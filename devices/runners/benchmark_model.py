@@ -67,6 +67,7 @@ class BenchmarkModelRunner:
         if bench.runtime != RUNTIME:
             raise DeviceError(f"runtime {bench.runtime!r} isn't what this device runs; use {RUNTIME!r}")
         self._command(bench, "checked", profile=False)
+        self._lay_out()  # again: a phone is emptied now and then
         return BenchmarkModelSession(self, bench)
 
     def profile(self, artifact: Artifact, bench: Bench) -> list[OpTime]:
@@ -134,8 +135,7 @@ class BenchmarkModelRunner:
 
     def _ready(self) -> _Program:
         if self._program is None:
-            path = self._transport.push(self._binary, executable=True)
-            libraries = self._shelved(path.rsplit("/", 1)[0])
+            path, libraries = self._lay_out()
             bare = _Program(path, libraries, frozenset(), "tflite")
             said = self._transport.run(f"{_environment(bare)}{shlex.quote(path)} --help", _HELP_S)
             if said.code in (126, 127):
@@ -145,6 +145,11 @@ class BenchmarkModelRunner:
             flags = known_flags(said.printed)
             self._program = _Program(path, libraries, flags, tool_of(flags))
         return self._program
+
+    def _lay_out(self) -> tuple[str, dict[str, str]]:
+        """Program and libraries on the device; sent only where they aren't there."""
+        path = self._transport.push(self._binary, executable=True)
+        return path, self._shelved(path.rsplit("/", 1)[0])
 
     def _shelved(self, folder: str) -> dict[str, str]:
         """The libraries in a folder of their own under their own names, by which loaders look for them."""

@@ -143,6 +143,14 @@ def test_a_cable_that_is_pulled_in_mid_run_spoils_no_figure(
     assert device.measure(slow[:1], QUICK)[0].failure is None
 
 
+def test_a_phone_that_was_emptied_gets_everything_again(
+    device: ComposedDevice, daemon: AdbDaemon, slow: Sequence[Artifact]
+) -> None:
+    assert device.measure(slow[:1], QUICK)[0].failure is None
+    shutil.rmtree(daemon.path("/data/local/tmp/paceline"))
+    assert device.measure(slow[:1], QUICK)[0].failure is None
+
+
 def test_a_disk_that_fills_is_an_error_with_what_is_free(
     device: ComposedDevice, daemon: AdbDaemon, slow: Sequence[Artifact], tmp_path: Path
 ) -> None:
