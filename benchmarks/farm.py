@@ -7,7 +7,7 @@ measured by the usual Bench: about two seconds on a device.
 
     python benchmarks/farm.py                                   # 100 phones, 10 agents, 10,000 jobs: about 6 minutes
     python benchmarks/farm.py --phones 6 --agents 2 --jobs 60 --kills 1 --real-time 0.05
-    python benchmarks/farm.py --store postgresql+psycopg://user@host/name
+    python benchmarks/farm.py --store postgresql+psycopg://user@host/name       # or --postgres: with a server of its own
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from paceline.measurement import Artifact, Bench
 from paceline.progress import progress
 from paceline.seeds import Seeds
 from paceline.store import Store
+from paceline.store.testing import postgres_server
 
 PROFILES = ("simulated-mid", "simulated-wide")
 BENCH = Bench("simulated", "xnnpack", affinity=(5,))  # a fast core of both
@@ -265,9 +267,12 @@ def main() -> int:
     parser.add_argument("--dead", type=int, default=3, help="phones that die for good")
     parser.add_argument("--real-time", type=float, default=1.0, help="real seconds per second of a phone")
     parser.add_argument("--store", default="", help="a file or an SQLAlchemy URL; default: a temporary file")
+    parser.add_argument("--postgres", action="store_true", help="a store on a PostgreSQL server started for it")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="paceline-farm-") as name:
+    with tempfile.TemporaryDirectory(prefix="paceline-farm-") as name, ExitStack() as stack:
+        if options.postgres:
+            options.store = stack.enter_context(postgres_server()).new_place()
         return _run(options, Path(name))
 
 
@@ -322,20 +327,21 @@ def _report(
 ) -> int:
     figures = [r for r in results if r.measurements and r.measurements[0].failure is None]
     kept = [r for r in results if r.measurements and type(r.measurements[0].failure).__name__ != "TransientFailure"]
-    reasons = [r for r in results if r not in figures]
+    reasons = [r for r in results if not r.measurements or r.measurements[0].failure is not None]
     each = Counter(id(r.job) for r in results)
     once = len(each) == len(jobs) and set(each.values()) <= {1}
     idle, busy, jobs_timed = gaps(results, recorder.broken, plenty_until)
     waits = moved(chaos.kills, results, recorder.given)
     lost = sum(len(at) for at in recorder.broken.values())
-    print(f"{options.phones} phones on {options.agents} agents, {len(jobs)} jobs, {seconds:.0f} s, {options.store or 'SQLite'}")
-    print(
-        f"agents killed {len(chaos.kills)}, phones dead {len(hosts.dead)}, calls lost {lost}, quarantines mended {chaos.mended}"
-    )
+    place = "PostgreSQL" if options.store.startswith("postgresql") else "SQLite"
+    used = sum(float(r.measurements[0].context["took_s"]) for r in figures) / (options.phones * seconds)
+    print(f"{options.phones} phones on {options.agents} agents, {len(jobs)} jobs, {seconds:.0f} s, store {place}")
+    print(f"agents killed {len(chaos.kills)}, phones dead {len(hosts.dead)}, calls lost {lost}, quarantines ended {chaos.mended}")
     print(f"results {len(figures)}, reasons {len(reasons)}, rows in the store {rows}, still to be planned {lacking}")
     for reason, count in Counter(_reason(r) for r in reasons).most_common(8):
         print(f"    {count} x {reason}")
     print(f"device time {busy / max(1, jobs_timed):.2f} s a job; idle between jobs {idle / max(busy, 1e-9):.2%} of device time")
+    print(f"time of all phones that went into results {used:.0%}: the rest are phones and agents that were away, the last jobs")
     if waits:
         middle, longest = np.median(waits), max(waits)
         print(f"{len(waits)} jobs of killed agents ran elsewhere after {middle:.1f} s (median), {longest:.1f} s (longest)")

@@ -120,6 +120,7 @@ class ComposedDevice:
 
     def close(self) -> None:
         self.runner.close()
+        self.transport.close()
 
     def __enter__(self) -> ComposedDevice:
         return self

@@ -81,6 +81,8 @@ def doctor(
             mark = "[green]ok[/]  " if check.good else "[bold red]bad[/] "
             remedy = f" → {check.remedy}" if check.remedy else ""
             console.print(f"  {mark} {escape(check.what)}: {escape(check.found + remedy)}", soft_wrap=True)
+    if name == "all":
+        _tell_phones(console, {checkup.address for checkup in found})
 
 
 @devices.command()
@@ -108,6 +110,24 @@ def log(
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.at))
         table.add_row(when, escape(names.get(event.device, event.device)), event.kind, escape(event.text), escape(event.by))
     Console().print(table)
+
+
+def _tell_phones(console: Console, known: set[str]) -> None:
+    """What adb sees beyond what devices.toml names."""
+    from paceline.devices.transports.adb_client import devices_found
+    from paceline.errors import DeviceError
+
+    try:
+        phones = [phone for phone in devices_found() if f"adb:{phone.serial}" not in known]
+    except DeviceError as e:
+        console.print(f"[bold]adb[/]: {escape(str(e))}", soft_wrap=True)
+        return
+    for phone in phones:
+        what = " ".join(value for _, value in phone.labels)
+        todo = phone.remedy or f'add it to devices.toml: kind = "adb", serial = "{phone.serial}", benchmark_model = "…"'
+        console.print(
+            f"[bold]adb sees {escape(phone.serial)}[/] ({escape(phone.state)}) {escape(what)} → {escape(todo)}", soft_wrap=True
+        )
 
 
 def _checkups(devices: DevicesFile, selector: str, release: bool = False) -> list[Checkup]:

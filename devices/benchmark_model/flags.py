@@ -109,7 +109,8 @@ def _delegate(bench: Bench, tool: Tool, known: frozenset[str]) -> dict[str, str]
         flags = {switch: "false" if bench.delegate == "builtin" else "true"}
     flags |= _litert_only(bench, known) if tool == "litert" else {}
     flags |= _precision(bench, tool, known)
-    if bench.delegate in ("gpu", "npu") and "require_full_delegation" in known:
+    # LiteRT's tool doesn't say what a delegate left; the classic one does, and partial delegation is told.
+    if tool == "litert" and bench.delegate in ("gpu", "npu") and "require_full_delegation" in known:
         flags["require_full_delegation"] = "true"
     return flags
 

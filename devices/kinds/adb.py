@@ -43,7 +43,7 @@ def open_adb(
     system = AndroidSystem(transport, state, limits)
     runner = BenchmarkModelRunner(transport, benchmark_model, sha256, libraries)
     gate = Gate(wait_s, poll_s, refuse, throughout=True, quarantine_after=quarantine_after)
-    # A process that was killed may have left settings changed; one that measures now, or a phone that is away, puts them back later.
+    # Left by a process that was killed. Where another one measures now, or the phone is away, they are put back later.
     with contextlib.suppress(TransientDeviceError), state.held(0.0):
         system.restore_leftovers()
     return ComposedDevice(name, "adb", transport, system, runner, gate, state=state)

@@ -44,6 +44,9 @@ class SimulatedTransport:
         self.phone.reach()
         return self._shell.start(command)
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
     def _begin(self, what: str, timeout_s: float) -> None:
         phone = self.phone
         phone.reach()

@@ -22,6 +22,7 @@ def swiftshader() -> dict[str, str]:
         raise DeviceError("no SwiftShader: run tests/devices/get_swiftshader.sh FOLDER, then set PACELINE_SWIFTSHADER=FOLDER")
     folder = Path(named).resolve()
     if not (folder / _DRIVER).is_file():
-        raise DeviceError(f"PACELINE_SWIFTSHADER={named} has no {_DRIVER}; tests/devices/get_swiftshader.sh {named} puts it there")
+        remedy = f"tests/devices/get_swiftshader.sh {named} puts it there"
+        raise DeviceError(f"PACELINE_SWIFTSHADER={named} has no {_DRIVER}; {remedy}")
     loader = {"LD_LIBRARY_PATH": str(folder)} if (folder / _LOADER).is_file() else {}
     return {"VK_ICD_FILENAMES": str(folder / _DRIVER), **loader}

@@ -81,6 +81,8 @@ class AdbTransport:
         name, sha256 = re.sub(r"[^\w.+-]", "_", path.name), hashlib.sha256(content).hexdigest()
         remote = f"{self._folder}/{sha256[:32]}-{name}"
         wanted = self._digest_of(content)
+        if self._partial:
+            self._discard_partial()
         mode = "755" if executable else "644"
         there = self.run(
             f"mkdir -p {self._folder} && {self._tool} <{remote} && chmod {mode} {remote} && touch {remote}",
@@ -118,6 +120,9 @@ class AdbTransport:
         return subprocess.Popen(
             self._shell(supervisor.program(command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
     def _shell(self, script: str) -> list[str]:
         return self._adb.command("-s", self.serial, "shell", "-T", script)

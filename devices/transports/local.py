@@ -64,6 +64,9 @@ class LocalTransport:
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return self._folder
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
 
 class _Program(subprocess.Popen[bytes]):
     """The supervisor of a program: who kills it means the program, which ends with its input."""

@@ -57,3 +57,6 @@ class Transport(Protocol):
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
         """Starts an interactive program, its three streams as binary pipes. It ends with the returned process's streams."""
+
+    def close(self) -> None:
+        """Gives up a connection that is kept open between calls. The next call opens another."""

@@ -51,6 +51,9 @@ class Link:
     def start(self, command: str) -> subprocess.Popen[bytes]:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Nothing is kept open."""
+
 
 @dataclass
 class Body:

@@ -72,10 +72,7 @@ def test_a_batch_is_as_the_bench_says() -> None:
         (Bench(), {"use_xnnpack": "true"}),
         (Bench(precision="fp16"), {"use_xnnpack": "true", "xnnpack_force_fp16": "true"}),
         (Bench(delegate="builtin"), {"use_xnnpack": "false"}),
-        (
-            Bench(delegate="gpu"),
-            {"use_gpu": "true", "gpu_precision_loss_allowed": "false", "require_full_delegation": "true"},
-        ),
+        (Bench(delegate="gpu"), {"use_gpu": "true", "gpu_precision_loss_allowed": "false"}),
         (
             Bench(delegate="gpu", precision="fp16", options=(("gpu_backend", "cl"), ("require_full_delegation", "false"))),
             {

@@ -1,114 +1,24 @@
-"""A farm of several agents, each a process of its own, on loopback: what is lost is noticed, what is unsafe is refused."""
+"""A farm of several agents, each a process of its own, on loopback: what is lost is noticed and done elsewhere."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("distributed", reason="pip install 'paceline[farm]'")
 
-from fake_kind import FakeDevice, install
+from fake_kind import FakeDevice
+from farm_hosts import BENCH, Host, jobs, said, until
 
 from paceline.devices.farm.dispatch import Patience, measure_on
-from paceline.devices.farm.job import Job
 from paceline.devices.farm.remote import DaskFarm
-from paceline.devices.farm.tls import Tls, check_address, make_certificates
-from paceline.errors import ConfigError, DeviceError, TransientDeviceError
-from paceline.measurement import Artifact, Bench
-
-BENCH = Bench("fake", "cpu")
-
-# not all of paceline.cli: these start in a fraction of its time
-PROGRAM = """
-import sys, typer
-from paceline.cli_agent import agent, farm
-from paceline.errors import PacelineError
-
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(agent)
-app.add_typer(farm, name="farm")
-try:
-    app()
-except PacelineError as e:
-    sys.exit(str(e))
-"""
-
-
-class Host:
-    """Starts `paceline` programs with folders of their own, reads what they say, ends them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._started: list[subprocess.Popen[str]] = []
-        site = install(folder / "site")
-        self._env = os.environ | {
-            "PYTHONPATH": str(site),
-            "PACELINE_STATE": str(folder / "state"),
-            "XDG_CACHE_HOME": str(folder / "cache"),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def start(self, *arguments: str, stdout: int | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PROGRAM, *arguments]
-        started = subprocess.Popen(command, env=self._env, stdout=stdout, stderr=subprocess.PIPE, text=True)
-        self._started.append(started)
-        return started
-
-    def output(self, *arguments: str) -> str:
-        return "".join(self.start(*arguments, stdout=subprocess.PIPE).communicate(timeout=30))
-
-    def scheduler(self, *arguments: str, port: int = 0) -> tuple[subprocess.Popen[str], str]:
-        started = self.start("farm", "serve", "--port", str(port), *arguments)
-        return started, said(started, r"farm at (\S+);")
-
-    def agent(
-        self, address: str, *devices: str, name: str = "", arguments: tuple[str, ...] = (), wait: str = "serves"
-    ) -> subprocess.Popen[str]:
-        path = self.folder / f"devices-{len(self._started)}.toml"
-        path.write_text("".join(f'[[device]]\nkind = "fake"\n{device}\n' for device in devices))
-        command = ("agent", "--farm", address, "--devices", str(path), "--name", name or f"agent-{len(self._started)}")
-        started = self.start(*command, *arguments)
-        if wait:
-            said(started, wait)
-        return started
-
-    def end(self) -> None:
-        for started in self._started:
-            if started.poll() is None:
-                started.send_signal(signal.SIGCONT)
-                started.kill()
-            started.wait()
-            if started.stderr:
-                started.stderr.close()
-
-
-def said(started: subprocess.Popen[str], pattern: str) -> str:
-    """Waits for a line of its; the group that it matched."""
-    assert started.stderr is not None
-    lines = []
-    for line in started.stderr:
-        lines.append(line)
-        found = re.search(pattern, line)
-        if found:
-            return found[found.lastindex or 0]
-    raise AssertionError(f"never said {pattern!r}, but: {''.join(lines)}")
-
-
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from paceline.errors import DeviceError, TransientDeviceError
+from paceline.measurement import Bench
 
 
 @pytest.fixture
@@ -117,15 +27,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     yield made
     made.end()
-
-
-def jobs(folder: Path, count: int) -> list[Job]:
-    found = []
-    for i in range(count):
-        path = folder / f"{i}.tflite"
-        path.write_text(f"{i}.5")
-        found.append(Job((Artifact(path, f"model {i}"),), BENCH))
-    return found
 
 
 def test_jobs_travel_to_agents_and_results_back(host: Host, tmp_path: Path) -> None:
@@ -305,82 +206,6 @@ def test_an_agent_ends_in_good_order(host: Host) -> None:
     assert agent.wait(20) == 0
 
 
-# ---- who may join
-
-
-@pytest.mark.parametrize("address", ["tcp://10.0.0.7:8786", "0.0.0.0:8786", "farm.example:8786", "tcp://[::]:8786"])
-def test_no_address_but_loopback_without_tls(address: str) -> None:
-    with pytest.raises(DeviceError, match=r"without TLS anybody .* make certificates \(paceline farm certificates FOLDER\)"):
-        check_address(address, None)
-
-
-def test_addresses(tmp_path: Path) -> None:
-    tls = make_certificates(tmp_path)
-    assert check_address("localhost:1", None) == "tcp://localhost:1"
-    assert check_address("tcp://[::1]:1", None) == "tcp://[::1]:1"
-    assert check_address("farm.example:8786", tls) == "tls://farm.example:8786"
-    for wrong in ("farm.example", "http://farm.example:1", "tls://:1", "tls://farm:port"):
-        with pytest.raises(ConfigError, match="is no address of a farm"):
-            check_address(wrong, tls)
-    with pytest.raises(ConfigError, match="write tls:// instead"):
-        check_address("tcp://farm.example:1", tls)
-    with pytest.raises(DeviceError, match="needs certificates; make certificates"):
-        check_address("tls://localhost:1", None)
-
-
-def test_the_scheduler_refuses_to_listen_in_public(host: Host) -> None:
-    started = host.start("farm", "serve", "--host", "0.0.0.0", "--port", "0")
-    said(started, "without TLS anybody")
-    assert started.wait(20) == 1
-
-
-def test_certificates(tmp_path: Path) -> None:
-    folder = tmp_path / "keys"
-    first = make_certificates(folder)
-    authority, node = first.authority.read_bytes(), first.certificate.read_bytes()
-    for name in ("ca-key.pem", "node-key.pem"):
-        assert (folder / name).stat().st_mode & 0o077 == 0
-    again = make_certificates(folder)
-    assert again.authority.read_bytes() == authority
-    assert again.certificate.read_bytes() != node
-    verified = subprocess.run(
-        ["openssl", "verify", "-x509_strict", "-CAfile", first.authority, first.certificate], capture_output=True
-    )
-    assert verified.returncode == 0, verified.stderr
-    (folder / "ca-key.pem").unlink()
-    with pytest.raises(ConfigError, match=r"has a ca.pem without its ca-key.pem"):
-        make_certificates(folder)
-    first.key.unlink()
-    with pytest.raises(ConfigError, match=r"no node-key.pem in .*; make certificates"):
-        Tls(folder)
-
-
-def test_a_farm_with_tls_takes_only_its_own(host: Host, tmp_path: Path) -> None:
-    keys, foreign = tmp_path / "keys", tmp_path / "foreign"
-    tls, stranger = make_certificates(keys), make_certificates(foreign)
-    scheduler, address = host.scheduler("--tls", str(keys))
-    assert address.startswith("tls://")
-    agent = host.agent(address, 'id = "a"', arguments=("--tls", str(keys)))
-    with DaskFarm(address, tls) as farm:
-        assert {result.failure for result in measure_on(farm, "a", jobs(tmp_path, 3))} == {None}
-    with pytest.raises(TransientDeviceError, match="no farm answers"):
-        DaskFarm(address, stranger, timeout_s=2.0)
-    with pytest.raises(TransientDeviceError, match="no farm answers"):
-        DaskFarm(address.replace("tls", "tcp"), timeout_s=2.0)
-    assert agent.poll() is None
-    assert scheduler.poll() is None
-
-
-def test_nothing_listens_beyond_loopback_without_tls(host: Host) -> None:
-    psutil = pytest.importorskip("psutil")
-    scheduler, address = host.scheduler()
-    agent = host.agent(address, 'id = "a"')
-    for started in (scheduler, agent):
-        listening = [c.laddr.ip for c in psutil.Process(started.pid).net_connections() if c.status == psutil.CONN_LISTEN]
-        assert listening
-        assert set(listening) == {"127.0.0.1"}
-
-
 def test_a_call_that_is_given_up_while_it_waits_is_not_made(host: Host, tmp_path: Path) -> None:
     _, address = host.scheduler()
     log = tmp_path / "log"
@@ -395,25 +220,3 @@ def test_a_call_that_is_given_up_while_it_waits_is_not_made(host: Host, tmp_path
         assert third.result(10) == []
         assert first.result(0) == []
     assert Counter(line.split()[0] for line in log.read_text().splitlines()) == {"a": 4, "b": 2}
-
-
-def test_the_command_line_shows_who_is_there(host: Host, tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    text = host.output("farm", "certificates", str(keys))
-    assert f"copy ca.pem, node.pem, node-key.pem from {keys}" in text
-    _, address = host.scheduler("--tls", str(keys))
-    host.agent(address, 'id = "a"\nlabels = ["desk"]', 'id = "b"', name="left", arguments=("--tls", str(keys)))
-    (row,) = json.loads(host.output("farm", "devices", "--farm", address, "--tls", str(keys), "--json", "desk"))
-    assert row | {"fingerprint": ""} == {
-        "id": "a",
-        "kind": "fake",
-        "simulated": True,
-        "fingerprint": "",
-        "facts": {"soc": "s1", "serial": "a"},
-        "delegates": ["cpu"],
-        "labels": ["desk"],
-        "agent": "left",
-        "trouble": "",
-    }
-    assert "ready" in host.output("farm", "devices", "--farm", address, "--tls", str(keys))
-    assert "no device is 'colour=red'" in host.output("farm", "devices", "--farm", address, "--tls", str(keys), "colour=red")
