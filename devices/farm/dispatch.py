@@ -23,7 +23,7 @@ from paceline.measurement import DeviceInfo, Failure, Measurement, Progress, Tra
 _IN_FLIGHT = 2
 """Jobs at a device: one that runs, one that waits there, so that it never idles while results travel."""
 _LOOK_S = 1.0
-_LONGEST_REST_S = 60.0
+_FIRST_REST_S, _LONGEST_REST_S = 1.0, 60.0
 _Future = Future[tuple[DeviceInfo, list[Measurement]]]
 
 
@@ -100,7 +100,7 @@ class _Slot:
     def rest(self) -> None:
         """For longer every time in a row that it fails."""
         self.faults += 1
-        self.rest_until = time.monotonic() + min(_LONGEST_REST_S, 2.0 ** (self.faults - 1))
+        self.rest_until = time.monotonic() + min(_LONGEST_REST_S, _FIRST_REST_S * 2.0 ** (self.faults - 1))
 
 
 class _Dispatch:

@@ -15,7 +15,7 @@ from paceline.devices.state import DeviceState
 from paceline.errors import DeviceError, TransientDeviceError
 from paceline.measurement import DeviceInfo
 
-_RETRY_S = 5.0
+_RETRY_S = 3.0
 
 
 @dataclass
@@ -28,7 +28,7 @@ class _Held:
 
 
 class HeldDevices:
-    """Devices by id, for one call at a time (see LocalFarm). One that can't be reached is in trouble, and tried every 5 seconds.
+    """Devices by id, for one call at a time (see LocalFarm). One that can't be reached is in trouble, and tried every 3 seconds.
 
     With `claim` they are this process's alone among the agents of this host: raises DeviceError where another one has them.
     """

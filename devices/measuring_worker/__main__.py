@@ -40,7 +40,8 @@ def main() -> None:
         measuring = _measuring(name, cpus)
     except _UnavailableError as e:
         return answer({"unavailable": str(e)})
-    answer({"pid": os.getpid(), "engine": name, "python": platform.python_version(), **measuring.hello()})
+    host = {"pid": os.getpid(), "python": platform.python_version(), "machine": platform.machine()}
+    answer({**host, "engine": name, **measuring.hello()})
     while True:
         answer(_answer(measuring, json.loads(requests.get())))
 

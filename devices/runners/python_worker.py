@@ -57,9 +57,10 @@ class PythonWorkerRunner:
         return tuple(self._hello["formats"])
 
     def facts(self) -> dict[str, str]:
-        """The runtime's version; the environment, where there is one: it may choose another driver."""
+        """The runtime's version and architecture (an interpreter may have another one than its host); GPUs; the environment."""
         environment = {f"env {name}": value for name, value in self._environment.items()}
-        return {self.runtime: self._hello["version"], **self._hello["facts"], **environment}
+        runtime = {self.runtime: self._hello["version"], "architecture": self._hello["machine"]}
+        return {**runtime, **self._hello["facts"], **environment}
 
     def delegates(self) -> tuple[str, ...]:
         return tuple(self._hello["delegates"])

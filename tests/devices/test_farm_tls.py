@@ -23,6 +23,8 @@ from paceline.errors import ConfigError, DeviceError, TransientDeviceError
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     made = Host(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for setting in ("dispatch._LOOK_S", "dispatch._FIRST_REST_S", "remote._LOOK_S"):
+        monkeypatch.setattr(f"paceline.devices.farm.{setting}", 0.2)
     yield made
     made.end()
 

@@ -26,7 +26,7 @@ def litert() -> Iterator[PythonWorkerRunner]:
 
 
 def test_litert_runs_models_the_same_way_on_both_delegates(litert: PythonWorkerRunner, models: Sequence[Artifact]) -> None:
-    assert set(litert.facts()) == {"litert"}
+    assert set(litert.facts()) == {"litert", "architecture"}
     found = []
     for delegate in ("xnnpack", "builtin"):
         session = litert.session(replace(QUICK, delegate=delegate))

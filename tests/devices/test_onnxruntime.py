@@ -1,5 +1,6 @@
 """ONNX Runtime in the Python worker."""
 
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -75,7 +76,7 @@ class TestOnnxRuntimeDevice(DeviceTestSuite):
 
 
 def test_it_measures_and_computes_what_onnxruntime_does(runner: PythonWorkerRunner, model: Artifact) -> None:
-    assert runner.facts() == {"onnxruntime": onnxruntime.__version__}
+    assert runner.facts() == {"onnxruntime": onnxruntime.__version__, "architecture": platform.machine()}
     assert (runner.delegates()[0], runner.formats) == ("cpu", ("onnx",))
     session = runner.session(QUICK)
     batch = session.batch(model)

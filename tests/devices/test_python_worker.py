@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -93,7 +94,7 @@ def test_batches_have_the_length_that_the_bench_asks_for(fake: PythonWorkerRunne
 
 def test_the_device_is_told_by_the_worker(fake: PythonWorkerRunner) -> None:
     assert fake.runtime == "fake_engine"
-    assert fake.facts() == {"fake_engine": "7"}
+    assert fake.facts() == {"fake_engine": "7", "architecture": platform.machine()}
     assert (fake.delegates(), fake.formats) == (("cpu", "npu"), ("tflite",))
     other = PythonWorkerRunner(LocalTransport(), "litert", sys.executable, {"SOME_DRIVER": "a 'b'"})
     assert other.facts()["env SOME_DRIVER"] == "a 'b'"
@@ -241,7 +242,7 @@ def test_what_a_login_shell_prints_is_no_answer(word: Words, tmp_path: Path) -> 
     python.write_text(f"#!/bin/sh\necho Welcome; echo '[1]'; echo '{{'; exec {sys.executable} \"$@\"\n")
     python.chmod(0o755)
     runner = PythonWorkerRunner(LocalTransport(), ENGINE, str(python))
-    assert runner.facts() == {"fake_engine": "7"}
+    assert runner.facts() == {"fake_engine": "7", "architecture": platform.machine()}
     runner.close()
 
 

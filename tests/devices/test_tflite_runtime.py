@@ -1,6 +1,7 @@
 """tflite-runtime in the Python worker: it needs numpy 1, so it runs by the interpreter of another environment."""
 
 import os
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -53,7 +54,7 @@ class TestTfliteRuntimeDevice(DeviceTestSuite):
 
 
 def test_it_computes_what_litert_does(runner: PythonWorkerRunner, models: Sequence[Artifact]) -> None:
-    assert runner.facts() == {"tflite_runtime": "2.14.0"}
+    assert runner.facts() == {"tflite_runtime": "2.14.0", "architecture": platform.machine()}
     litert = PythonWorkerRunner(LocalTransport(), "litert", sys.executable)
     reference = litert.session(Bench())
     for delegate in runner.delegates():
