@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from test_cli import paceline
 
 from paceline.measurement import Artifact
+
+from test_cli import paceline
 
 _DEVICES = """
 [[device]]

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import adb_contract_files
 import pytest
+
+import adb_contract_files
 from adb_target import EVERY_BYTE, PATIENCE_S, Target, eventually, exactly, received, unique_sleep
 
 # shell

@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+
 from adb_target import Target, eventually, exactly
 
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fake_kind import install
-
 from paceline.devices.farm.job import Job
 from paceline.measurement import Artifact, Bench
+
+from fake_kind import install
 
 BENCH = Bench("fake", "cpu")
 

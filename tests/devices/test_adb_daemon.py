@@ -12,9 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from adb_clients import adb as adb  # fixtures
-from adb_clients import any_adb as any_adb
-from adb_target import Target, eventually
 
 from paceline.devices.testing.adb_daemon import OLD, AdbDaemon, AdbServer, Faults, Phone
 from paceline.devices.testing.adb_daemon.auth import PublicKey
@@ -22,7 +19,10 @@ from paceline.devices.testing.adb_daemon.isolation import Mode
 from paceline.errors import DeviceError
 from paceline.measurement import Artifact
 
+from adb_clients import adb as adb  # fixtures
+from adb_clients import any_adb as any_adb
 from adb_contract import CHECKS
+from adb_target import Target, eventually
 
 MEGABYTE = bytes(range(256)) * 4096
 

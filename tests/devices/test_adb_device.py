@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from adb_phones import adb_server, children_of, needs_adb, programs
 
 from paceline.devices.composed import ComposedDevice
 from paceline.devices.gate import Gate
@@ -25,6 +24,7 @@ from paceline.errors import DeviceError, TransientDeviceError
 from paceline.exporters.operator_models import write_operator
 from paceline.measurement import Artifact, Bench, Failure, TransientFailure
 
+from adb_phones import adb_server, children_of, needs_adb, programs
 from samples import conv
 
 QUICK = Bench("benchmark_model", batches=2, min_invokes=10, batch_ms=1.0, warmup_ms=0.5, repeats=1, tolerance=9.0, affinity=(8,))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from adb_phones import adb_server, children_of, disconnect, kill_server, needs_adb, programs
 
 from paceline.devices.testing.adb_daemon import AdbDaemon, RealAdbd
 from paceline.devices.testing.adb_daemon.link import OLD
@@ -17,6 +16,8 @@ from paceline.devices.transports.adb import AdbTransport
 from paceline.devices.transports.adb_client import FoundDevice, devices_found, parse_devices
 from paceline.devices.transports.transport import CommandTimeoutError
 from paceline.errors import DeviceError, TransientDeviceError
+
+from adb_phones import adb_server, children_of, disconnect, kill_server, needs_adb, programs
 
 FOLDER = "/data/local/tmp/paceline"
 _S = 30.0

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from adb_phones import adb_server, needs_adb, programs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,8 @@ from paceline.devices.testing.phone import Phone
 from paceline.devices.transports.adb import AdbTransport
 from paceline.devices.transports.transport import Completed
 from paceline.errors import DeviceError, TransientDeviceError
+
+from adb_phones import adb_server, needs_adb, programs
 
 _LINES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=80)
 

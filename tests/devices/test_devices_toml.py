@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from fake_kind import install
 
 from paceline.devices.kinds import DeviceEntry, kinds, load_devices, open_device
 from paceline.errors import ConfigError, TransientDeviceError
+
+from fake_kind import install
 
 
 @pytest.fixture(autouse=True)

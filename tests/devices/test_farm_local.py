@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_kind import FakeDevice, open_fake
 
 from paceline.devices.farm.dispatch import Patience, measure_on
 from paceline.devices.farm.farm import Member
@@ -20,6 +19,8 @@ from paceline.devices.state import DeviceState
 from paceline.errors import DeviceError, TransientDeviceError
 from paceline.measurement import Artifact, Bench, Failure, Measurement, TransientFailure
 from paceline.store import Store
+
+from fake_kind import FakeDevice, open_fake
 
 BENCH = Bench("fake", "cpu")
 SHORT = Patience(attempts=2, wait_s=0.3)

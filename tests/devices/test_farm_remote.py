@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("distributed", reason="pip install 'paceline[farm]'")
 
-from fake_kind import FakeDevice
-from farm_hosts import BENCH, Host, jobs, said, until
-
 from paceline.devices.farm.dispatch import Patience, measure_on
 from paceline.devices.farm.remote import DaskFarm
 from paceline.errors import DeviceError, TransientDeviceError
 from paceline.measurement import Bench
+
+from fake_kind import FakeDevice
+from farm_hosts import BENCH, Host, jobs, said, until
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 
 pytest.importorskip("distributed", reason="pip install 'paceline[farm]'")
 
-from farm_hosts import Host, jobs, said
-
 from paceline.devices.farm.dispatch import measure_on
 from paceline.devices.farm.remote import DaskFarm
 from paceline.devices.farm.tls import Tls, check_address, make_certificates
 from paceline.errors import ConfigError, DeviceError, TransientDeviceError
+
+from farm_hosts import Host, jobs, said
 
 
 @pytest.fixture

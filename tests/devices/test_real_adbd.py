@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from adb_clients import adb as adb  # the fixture
-from adb_target import Target
 
 from paceline.devices.testing.adb_daemon import AdbServer, RealAdbd
 
+from adb_clients import adb as adb  # the fixture
 from adb_contract import CHECKS
+from adb_target import Target
 
 BUILD = Path(__file__).with_name("build_adbd.sh")
 CANNOT_BUILD = 3
