@@ -11,7 +11,7 @@ import numpy as np
 from paceline.devices.comparison import Comparison, compare
 from paceline.devices.device import Device
 from paceline.errors import DeviceError
-from paceline.measurement import Artifact, Bench, DeviceInfo, Measurement, OpTime
+from paceline.measurement import Artifact, Bench, DeviceInfo, Measurement, OpTime, Progress, silent
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ def bench_models(device: Device, models: Sequence[Artifact], options: BenchOptio
 
 
 def compare_models(
-    device: Device, first: Artifact, other: Artifact, options: BenchOptions, seed: int
+    device: Device, first: Artifact, other: Artifact, options: BenchOptions, seed: int, progress: Progress = silent
 ) -> tuple[DeviceInfo, Bench, Comparison]:
     """See paceline.devices.comparison."""
     bench = options.of(device)
-    return device.info, bench, compare(device, first, other, bench, np.random.default_rng(seed))
+    return device.info, bench, compare(device, first, other, bench, np.random.default_rng(seed), progress=progress)
 
 
 def _benched(device: Device, model: Artifact, bench: Bench, m: Measurement, operators: bool) -> Benched:

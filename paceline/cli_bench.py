@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from paceline.bench_tables import comparison_json, measurement_json, print_comparison, print_measurements, print_operators
 from paceline.cli_options import DEFAULT_STORE, DevicesFile, Json, StorePlace, shown
-from paceline.errors import DeviceError
+from paceline.errors import DeviceError, PacelineError
+from paceline.measurement import Progress, silent
 
 if TYPE_CHECKING:
     from paceline.devices.bench import Benched
@@ -45,24 +47,28 @@ def bench(
         raise DeviceError(f"--compare takes one model beside the other, not {len(artifacts)}")
     with Store(store) as kept, LocalFarm.of(candidates(entries_of(devices), device)) as farm:
         names = [member.id for member in chosen(farm, device)]
+        with shown(as_json)("measuring" if compare is None else "comparing") as progress:
+            alone, together = (progress, silent) if len(names) == 1 else (silent, progress)
+            futures: list[Future[Any]]
+            if compare is None:
+                futures = [farm.on(name).submit(bench_models, artifacts, options, ops) for name in names]
+            else:
+                pair = (artifacts[0], _artifact(compare))
+                futures = [farm.on(name).submit(compare_models, *pair, options, seed, alone) for name in names]
+            found, troubles = _gathered(futures, together)
         if compare is not None:
-            other = _artifact(compare)
-            found = _gathered(
-                [farm.on(name).submit(compare_models, artifacts[0], other, options, seed) for name in names], as_json
-            )
             _tell_comparisons(found, as_json)
-            return
-        benched = [
-            b
-            for row in _gathered([farm.on(n).submit(bench_models, artifacts, options, ops) for n in names], as_json)
-            for b in row
-        ]
-        for b in benched:
-            kept.add_device(b.info)
-        kept.add([b.measurement for b in benched])
-    _tell_measurements(benched, ops, as_json)
-    if any(b.measurement.failure for b in benched):
-        raise typer.Exit(DeviceError.exit_code)
+        else:
+            benched = [b for row in found for b in row]
+            for b in benched:
+                kept.add_device(b.info)
+            kept.add([b.measurement for b in benched])
+            _tell_measurements(benched, ops, as_json)
+            troubles += [DeviceError() for b in benched if b.measurement.failure]
+    for trouble in filter(str, troubles):
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(trouble))}", soft_wrap=True)
+    if troubles:
+        raise typer.Exit(troubles[0].exit_code)
 
 
 def _artifact(path: Path) -> Artifact:
@@ -77,19 +83,29 @@ def _artifact(path: Path) -> Artifact:
     raise DeviceError(f"{path} is neither .tflite nor .onnx; `paceline export` writes both")
 
 
-def _gathered(futures: list[Future[Any]], quiet: bool) -> list[Any]:
-    with shown(quiet or len(futures) == 1)("measuring") as progress:
-        found = []
-        for i, future in enumerate(futures):
+def _gathered(futures: list[Future[Any]], progress: Progress) -> tuple[list[Any], list[PacelineError]]:
+    """What came back; a device that fails doesn't cost the figures of the others. One device alone raises."""
+    found, troubles = [], []
+    for i, future in enumerate(futures):
+        try:
             found.append(future.result())
-            progress(i + 1, len(futures), "devices")
-    return found
+        except PacelineError as e:
+            if len(futures) == 1:
+                raise
+            troubles.append(e)
+        progress(i + 1, len(futures), "devices")
+    return found, troubles
+
+
+def _print_json(rows: list[dict[str, Any]]) -> None:
+    """One object for one model on one device, a list for more."""
+    print(json.dumps(rows[0] if len(rows) == 1 else rows))
 
 
 def _tell_measurements(benched: list[Benched], ops: bool, as_json: bool) -> None:
     rows = [measurement_json(b) for b in benched]
     if as_json:
-        print(json.dumps(rows[0] if len(rows) == 1 else rows))
+        _print_json(rows)
         return
     console = Console()
     for row in rows if ops else ():
@@ -100,7 +116,7 @@ def _tell_measurements(benched: list[Benched], ops: bool, as_json: bool) -> None
 def _tell_comparisons(found: list[tuple[DeviceInfo, Bench, Comparison]], as_json: bool) -> None:
     rows = [comparison_json(comparison, info, bench) for info, bench, comparison in found]
     if as_json:
-        print(json.dumps(rows[0] if len(rows) == 1 else rows))
+        _print_json(rows)
         return
     for row in rows:
         print_comparison(row, Console())

@@ -75,6 +75,16 @@ def test_bench_on_several_devices(models: Sequence[Artifact], folder: Path) -> N
     assert max(map(len, shown.stdout.splitlines())) <= 60
 
 
+def test_a_device_that_fails_does_not_cost_the_figures_of_the_others(models: Sequence[Artifact], folder: Path) -> None:
+    with (folder / "devices.toml").open("a") as file:
+        file.write("faults = { full_disk = 1.0 }\n")
+    done = paceline("bench", str(models[0].path), "--device", "all of rack=1", "--json", folder=folder)
+    assert done.returncode == 7
+    assert "wide" in done.stderr
+    assert "space" in done.stderr
+    assert json.loads(done.stdout)["device"] == "mid"
+
+
 def test_compare_says_which_is_slower(models: Sequence[Artifact], folder: Path) -> None:
     pair = (str(models[0].path), "--compare", str(models[-1].path), "--device", "wide")
     found = json.loads(paceline("bench", *pair, "--json", folder=folder).stdout)
