@@ -125,7 +125,8 @@ def test_a_phone_without_gpu_says_so_and_runs_on_the_cpu(program: Path, models: 
 
 
 def test_full_delegation_is_enforced(program: Path, known: frozenset[str], models: Sequence[Artifact]) -> None:
-    done = run(program, *flags(Bench(delegate="gpu", batch_ms=1.0), models[0].path, known))
+    bench = Bench(delegate="gpu", batch_ms=1.0, options=(("require_full_delegation", "true"),))
+    done = run(program, *flags(bench, models[0].path, known))
     assert done.returncode == 1
     output = parse(text_of(done))
     assert output.failure == "Disallowed CPU fallback detected."
