@@ -2,7 +2,7 @@
 
     python benchmarks/truth.py MODEL.tflite… [--repetitions 20] [--load 0]
 
-Both measure the same files on the same CPU, one thread, XNNPACK, taking turns, every time in a new process; compared are their 5 %
+Both measure the same files on the same CPU, one thread, XNNPACK, taking turns, every time in a new process; compared are the 5 %
 quantiles (the tool prints no p10, and rounds to 0.01 ms), turn by turn. From run to run: the coefficient of variation of
 `p10_ms`. On a shared host, networks with megabytes of weights feel the neighbours' use of the memory, small ones don't.
 --load starts that many processes that keep the machine busy: such figures are good for nothing but a look at the noise.
