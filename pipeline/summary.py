@@ -54,7 +54,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "classes": outcome.task.classes,
         "seconds": dict(outcome.seconds),
         "seed": outcome.config.seed,
-        "device": {"name": info.name, "fingerprint": info.fingerprint, "simulated": info.simulated, **info.facts},
+        "device": {**info.facts, "name": info.name, "fingerprint": info.fingerprint, "simulated": info.simulated},
         "runtime": f"{info.runtime_of(outcome.bench)}, {outcome.bench.delegate}, {outcome.bench.threads} thread(s)",
         "model": deployed.tflite.path.name,
         "model_sha256": deployed.tflite.sha256,

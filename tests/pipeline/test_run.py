@@ -139,6 +139,21 @@ def test_a_limit_that_no_network_keeps(finished: tuple[Path, dict[str, Any]]) ->
     assert "Traceback" not in done.stderr
 
 
+def test_a_simulated_phone_runs_the_whole_loop_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "devices.toml").write_text('[[device]]\nid = "wide"\nkind = "simulated"\nprofile = "simulated-wide"\nseed = 1\n')
+    (tmp_path / "run.toml").write_text(SMALL + '[device]\nid = "wide"\nfile = "devices.toml"\ndelegate = "gpu"\n')
+    done = paceline(tmp_path, "run", "run.toml", "--out", "out", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["device"]["name"], summary["device"]["simulated"]) == ("wide", True)
+    assert "gpu" in summary["runtime"]
+    table = next(p for p in summary["predictor"] if p["name"] == "table")
+    assert table["mape"] < 0.05
+    assert "simulated device" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "run.toml").write_text('[device]\nid = "tall"\nfile = "devices.toml"\n')
+    assert "no device has the id 'tall'; there are: local, wide" in paceline(tmp_path, "run", "run.toml").stderr
+
+
 @pytest.mark.parametrize(
     ("text", "code", "reason"),
     [
