@@ -28,6 +28,8 @@ def test_what_the_runtime_adds_counts_for_its_neighbour() -> None:
         ("PAD", 0.25), ("CONV_2D", 1.0), ("PAD", 0.5), ("DEPTHWISE_CONV_2D", 2.0), ("MEAN", 3.0), ("FULLY_CONNECTED", 4.0)
     )
     assert align(OPERATORS, builtin) == [1.25, 2.5, 3.0, 4.0]
+    fused = events(("PAD+CONV_2D", 1.0), ("DEPTHWISE_CONV_2D", 2.0), ("MEAN", 3.0), ("FULLY_CONNECTED", 4.0))
+    assert align(OPERATORS, fused) == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_another_program_is_no_profile_of_these_operators() -> None:
