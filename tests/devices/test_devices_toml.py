@@ -1,5 +1,6 @@
 """devices.toml and the kinds of devices."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,15 @@ def test_what_the_device_says_is_not_changed(tmp_path: Path) -> None:
     absent.touch()
     with pytest.raises(TransientDeviceError, match="unplugged"):
         open_device(DeviceEntry.model_validate({"id": "a", "kind": "fake", "absent": str(absent)}))
+
+
+@pytest.mark.parametrize("page", ["devices.md", "farm.md", "simulated.md"])
+def test_examples_in_the_documentation_are_read(page: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert blocks
+    for i, block in enumerate(blocks):
+        path = tmp_path / f"{i}.toml"
+        path.write_text(block, encoding="utf-8")
+        if "[[device]]" in block:
+            assert {entry.kind for entry in load_devices(path)} <= set(kinds())
