@@ -300,7 +300,9 @@ def test_figures_that_contradict_each_other_are_none(tmp_path: Path, slow: Seque
     shutil.copy(program, tmp_path / "true_one")
     true = tmp_path / "true_one"
     liar.write_text(
-        f"""#!/bin/sh\n{true} $(echo "$@" | sed 's/--num_runs=[^ ]*/--num_runs=1/; s/--min_secs=[^ ]*/--min_secs=0/') >/dev/null\n"""
+        f"""#!/bin/sh
+{true} $(echo "$@" | sed 's/--num_runs=[^ ]*/--num_runs=1/; s/--min_secs=[^ ]*/--min_secs=0/') >/dev/null
+"""
         f"""exec {true} $(echo "$@" | sed 's/--result_file_path=[^ ]*//')\n"""
     )
     liar.chmod(0o755)
