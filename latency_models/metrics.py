@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import kendalltau, spearmanr
 
 from paceline.latency_models.model import Floats
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one predictor over n networks: mean absolute percentage error, shares within ±5 % and ±10 % (0 to 1), Spearman's rho."""
+    """Of one predictor over n networks.
+
+    Mean absolute and root mean square error relative to the measurement, shares within ±5 % and ±10 % (0 to 1), Spearman's rho
+    and Kendall's tau-b.
+    """
 
     name: str
     mape: float
@@ -20,14 +24,24 @@ class Accuracy:
     within_10: float
     spearman: float
     n: int
+    rmspe: float = float("nan")
+    kendall: float = float("nan")
 
 
 def accuracy_of(name: str, predicted: Floats, measured: Floats) -> Accuracy:
-    """`predicted` and `measured` in milliseconds, shape (networks,). Spearman's rho is NaN below 3 networks and for constants."""
+    """`predicted` and `measured` in milliseconds, shape (networks,). Rank correlations: NaN below 3 networks and for constants."""
     error = np.abs(predicted - measured) / measured
     ranked = len(measured) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
-    rank = float(spearmanr(predicted, measured).statistic) if ranked else float("nan")
-    return Accuracy(name, float(error.mean()), float((error <= 0.05).mean()), float((error <= 0.10).mean()), rank, len(measured))
+    return Accuracy(
+        name=name,
+        mape=float(error.mean()),
+        within_5=float((error <= 0.05).mean()),
+        within_10=float((error <= 0.10).mean()),
+        spearman=float(spearmanr(predicted, measured).statistic) if ranked else float("nan"),
+        n=len(measured),
+        rmspe=float(np.sqrt(np.mean(error**2))),
+        kendall=float(kendalltau(predicted, measured).statistic) if ranked else float("nan"),
+    )
 
 
 def coverage(low: Floats, high: Floats, measured: Floats) -> float:

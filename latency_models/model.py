@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import numpy as np
@@ -26,11 +26,25 @@ class Row:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Milliseconds of each network, with the bounds of an interval; arrays of shape (networks,)."""
+    """Milliseconds of each network, with the bounds of an interval; arrays of shape (networks,).
+
+    `errors` are the model's held-out errors, sorted: measured / predicted - 1, each divided by how difficult its network was;
+    `difficulty`, shape (networks,), says the same of these networks. Both are empty where the model knows no errors.
+    """
 
     ms: Floats
     low: Floats
     high: Floats
+    errors: Floats = field(default_factory=lambda: np.zeros(0))
+    difficulty: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def chance(self, limit_ms: float) -> Floats:
+        """P(latency <= limit_ms) of each network, from the held-out errors (Vovk et al., arXiv 1707.01875: conformal predictive
+        systems; the lower end, which promises least). 0 or 1 where no errors are known."""
+        if len(self.errors) == 0:
+            return (self.ms <= limit_ms).astype(float)
+        below = np.searchsorted(self.errors, (limit_ms / self.ms - 1) / self.difficulty, side="right")
+        return np.asarray(below / (len(self.errors) + 1))
 
 
 class LatencyModel(Protocol):
