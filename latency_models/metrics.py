@@ -29,7 +29,7 @@ class Accuracy:
 
 
 def accuracy_of(name: str, predicted: Floats, measured: Floats) -> Accuracy:
-    """`predicted` and `measured` in milliseconds, shape (networks,). Rank correlations: NaN below 3 networks and for constants."""
+    """`predicted` and `measured` in milliseconds, shape (networks,). Rank correlations: NaN below 3 networks, for constants."""
     error = np.abs(predicted - measured) / measured
     ranked = len(measured) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
     return Accuracy(
