@@ -17,7 +17,7 @@ from paceline.devices.kinds.local import open_local
 from paceline.exporters import tflite
 from paceline.exporters.operator_models import operator_graph
 from paceline.graph import OpSpec, TensorSpec, attrs
-from paceline.latency_models.collect import Collector
+from paceline.latency_models.collection.collect import Collector
 from paceline.progress import progress
 from paceline.store import Store
 

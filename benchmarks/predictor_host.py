@@ -20,12 +20,10 @@ from rich.console import Console
 from rich.table import Table
 
 from paceline.devices.kinds.local import open_local
-from paceline.latency_models.collect import Collector, Pace, rows_of
-from paceline.latency_models.linear import LinearModel, MacsModel
+from paceline.latency_models.collection.collect import Collector, Pace, rows_of
+from paceline.latency_models.defaults import compared_models, table_model
 from paceline.latency_models.metrics import accuracy_of, coverage
-from paceline.latency_models.mlp import MlpRegressor
-from paceline.latency_models.model import LatencyModel, Row
-from paceline.latency_models.table import LookupTable
+from paceline.latency_models.model import Row
 from paceline.measurement import usual_reference
 from paceline.pipeline import spaces
 from paceline.pipeline.latency import measured_networks
@@ -91,8 +89,8 @@ def main() -> None:
             measured.append(test_ms)
             again.append(again_ms)
     truth, repeated = np.concatenate(measured), np.concatenate(again)
-    table = LookupTable(session_noise=float(np.sqrt(np.mean((repeated / truth - 1) ** 2))))
-    models: list[LatencyModel] = [table, MlpRegressor(options.seed), LinearModel(), MacsModel()]
+    table = table_model(session_noise=float(np.sqrt(np.mean((repeated / truth - 1) ** 2))), strict=True)
+    models = [table, *compared_models(options.seed, folds=0)]  # every operator of the space has a row
     shown_table = Table("model", "error", "within 5 %", "within 10 %", "rank corr.", "n")
     results = [accuracy_of("noise floor", repeated, truth)]
     results += [accuracy_of(model.name, model.fit(rows).predict(tests).ms, truth) for model in models]

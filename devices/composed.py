@@ -49,7 +49,7 @@ class ComposedDevice:
         self._name, self._kind, self._simulated = name, kind, simulated
         self.transport, self.system, self.runner = transport, system, runner
         self.state = state or DeviceState(transport.address)
-        self._gate, self._hold_s, self._patience_s, self._clock = gate, hold_s, patience_s, clock
+        self._gate, self._hold_s, self._patience_s, self.clock = gate, hold_s, patience_s, clock
 
     @cached_property
     def info(self) -> DeviceInfo:
@@ -94,11 +94,11 @@ class ComposedDevice:
 
     def measure(self, artifacts: Sequence[Artifact], bench: Bench, reference: Artifact | None = None) -> list[Measurement]:
         self.check(bench)
-        watch = ConditionWatch(self.system, self._gate, self._clock)
+        watch = ConditionWatch(self.system, self._gate, self.clock)
         with self._held(), self.system.quiet():
             watch.settle()
             before = {f"{name}_before": value for name, value in watch.condition.items()}
-            session = _PatientSession(self.runner, bench, self.transport, self._patience_s, self._clock)
+            session = _PatientSession(self.runner, bench, self.transport, self._patience_s, self.clock)
             try:
                 found = measure_rounds(session, artifacts, bench, self.info.fingerprint, reference, before, watch)
             finally:

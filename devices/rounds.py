@@ -16,7 +16,7 @@ import numpy as np
 from paceline.devices.gate import Watch
 from paceline.devices.runners.runner import Batch, Session
 from paceline.errors import DeviceError, TransientDeviceError
-from paceline.measurement import Artifact, Bench, Failure, Measurement, TransientFailure
+from paceline.measurement import REFERENCE_KEY, Artifact, Bench, Failure, Measurement, TransientFailure
 
 _FEWEST = 3
 """Batches, where they agree to within `Bench.agreement`."""
@@ -62,7 +62,7 @@ def measure_rounds(
     context: Mapping[str, str],
     watch: Watch | None = None,
 ) -> list[Measurement]:
-    """One Measurement per artifact. `device` is a fingerprint; `context` is kept with every measurement.
+    """One Measurement per artifact. `device` is a fingerprint; `context` and which reference it was are kept with each.
 
     Every artifact gets `bench.batches` batches, three where they agree; up to `bench.repeats` more rounds replace those that
     don't count, and go to artifacts whose batches disagree by more than `bench.tolerance`. When the device is lost, what wasn't
@@ -80,7 +80,7 @@ def measure_rounds(
             for subject in pending:
                 subject.failure = subject.failure or TransientFailure(str(e))
             break
-    facts = {**context, "restless_rounds": str(restless)}
+    facts = {**context, "restless_rounds": str(restless)} | ({REFERENCE_KEY: reference.sha256} if reference else {})
     return [_measurement(subject, bench, device, facts) for subject in subjects]
 
 

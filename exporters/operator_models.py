@@ -1,14 +1,20 @@
-"""Single-operator models: any OpSpec as a `.tflite` of its own, what the rows of a latency table are measured with."""
+"""Single-operator models: any OpSpec as a `.tflite` of its own, what the rows of a latency table are measured with.
+
+Several operators in one small model show what a runtime does between them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from paceline.errors import ExportError
 from paceline.exporters import tflite
+from paceline.exporters.fused_operators import Step, steps_of
 from paceline.exporters.tflite.builtin import PARAMETERS
 from paceline.files import write_atomically
 from paceline.graph import WITHOUT_NUMPY, Array, Graph, Op, OpSpec, Quantization, TensorSpec, attrs
@@ -29,12 +35,42 @@ _INDEXED = ("GATHER", "EMBEDDING_LOOKUP")
 def operator_graph(spec: OpSpec) -> Graph:
     """A Graph of the one operator, with a PAD or DEQUANTIZE that belongs to it, and random weights, the same in every process.
 
-    Quantised operators get plausible scales: per channel where weights are int8. Raises ExportError where the key does not say
-    enough: operands that hold parameters but are not attributes, control flow, types without numbers.
+    A fused operator is the operators that it is made of. Quantised operators get plausible scales: per channel where weights are
+    int8. Raises ExportError where the key does not say enough: operands that hold parameters but are not attributes, control
+    flow, types without numbers.
     """
+    steps = steps_of(spec)
+    return steps_graph(steps) if len(steps) > 1 else _operator_graph(spec, spec.key)
+
+
+def steps_graph(steps: Sequence[Step], outputs: Sequence[int] = ()) -> Graph:
+    """A Graph of several operators, with random weights of their own, the same in every process.
+
+    What no other step produces is an input of its own, what no other step reads an output, and the results of the steps numbered
+    in `outputs` are outputs besides. Raises ExportError as `operator_graph` does.
+    """
+    parts = [_operator_graph(step.spec, f"{i} {step.spec.key}") for i, step in enumerate(steps)]
+    read = {number for step in steps for _, number in step.reads}
+    ops: list[Op] = []
+    tensors, weights, quantization = dict[str, TensorSpec](), dict[str, Array](), dict[str, Quantization]()
+    for i, (step, part) in enumerate(zip(steps, parts, strict=True)):
+        linked = {f"input_{operand}": f"{number}_output_0" for operand, number in step.reads}
+        names = {name: linked.get(name, f"{i}_{name}") for name in part.tensors} | {"": ""}
+        ops += [
+            replace(op, inputs=tuple(names[t] for t in op.inputs), outputs=tuple(names[t] for t in op.outputs)) for op in part.ops
+        ]
+        tensors |= {names[t]: found for t, found in part.tensors.items() if t not in linked}
+        quantization |= {names[t]: found for t, found in part.quantization.items() if t not in linked}
+        weights |= {names[t]: found for t, found in part.weights.items()}
+    made = {t for op in ops for t in op.outputs}
+    inputs = tuple(dict.fromkeys(t for op in ops for t in op.inputs if t and t not in made and t not in weights))
+    results = [f"{i}_{t}" for i, part in enumerate(parts) if i in outputs or i not in read for t in part.outputs]
+    return Graph(tuple(ops), tensors, inputs, tuple(results), weights, quantization)
+
+
+def _operator_graph(spec: OpSpec, seed: str) -> Graph:
     _refuse(spec)
-    seed = int.from_bytes(hashlib.sha256(spec.key.encode()).digest()[:8], "big")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
     names = [f"weight_{i}" if i in spec.constants else f"input_{i}" for i in range(len(spec.inputs))]
     outputs = tuple(f"output_{i}" for i in range(len(spec.outputs)))
     tensors = dict(zip((*names, *outputs), (*spec.inputs, *spec.outputs), strict=True))
@@ -67,6 +103,15 @@ def write_operator(spec: OpSpec, folder: Path) -> Artifact:
     if not path.exists():
         write_atomically(path, tflite.write(operator_graph(spec)), sync=False)
     return Artifact(path, spec.key)
+
+
+def write_steps(steps: Sequence[Step], folder: Path, subject: str, outputs: Sequence[int] = ()) -> Artifact:
+    """The model of `steps_graph` in `folder`, named by what it holds; an existing file is the same file."""
+    text = "\n".join([*(f"{step.reads} {step.spec.key}" for step in steps), f"{sorted(outputs)}"])
+    path = folder / (hashlib.sha256(text.encode()).hexdigest()[:16] + ".tflite")
+    if not path.exists():
+        write_atomically(path, tflite.write(steps_graph(steps, outputs)), sync=False)
+    return Artifact(path, subject)
 
 
 def _refuse(spec: OpSpec) -> None:

@@ -3,8 +3,9 @@
 Measured alone, every operator pays for one invoke and finds its data in the nearest cache; inside a network it does not. So a
 network's latency is fitted as a sum over its operators of `terms(operator) @ scale`, plus a base, by ridge regression on
 relative errors, shrunk towards the plain sum. The interval comes from leave-one-out relative residuals (the jackknife of
-Barber et al., arXiv 1905.02928), so that its coverage holds for networks drawn like the calibration ones
-and measured with them; `session_noise` widens it for those that are measured in another session.
+Barber et al., arXiv 1905.02928), each over the doubt about its network (normalised conformal prediction: Papadopoulos et al.,
+2008), so that its coverage holds for networks drawn like the calibration ones and measured with them; `session_noise` widens it
+for those that are measured in another session.
 """
 
 from __future__ import annotations
@@ -18,50 +19,73 @@ from paceline.errors import LatencyModelError
 from paceline.latency_models.model import Floats, Prediction
 
 _RIDGE = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+_DOUBT = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`scale` has one entry per term, the last one the base in milliseconds. `residuals`: measured / predicted - 1, held out."""
+    """`scale` has one entry per term, the last one the base in milliseconds. `errors` as in Prediction.
+
+    `doubt` is how much worse a network is known than one whose every operator has a row (see `difficulty`).
+    """
 
     scale: Floats
-    residuals: Floats
+    errors: Floats
     confidence: float
-    session_noise: float = 0.0
-    """Root mean square of the relative difference between measurements of the same network in two sessions."""
+    doubt: float = 0.0
 
-    def predict(self, terms: Floats) -> Prediction:
-        """`terms` has shape (networks, terms), summed over each network's operators, the last column 1."""
-        ms = terms @ self.scale
-        below, above = self.margins()
-        return Prediction(ms, ms * (1 + below), ms * (1 + above))
-
-    def margins(self) -> tuple[float, float]:
-        """Relative distance of the interval's ends, half of what is not covered on each side. With few residuals the extremes."""
-        n = len(self.residuals)
-        if n == 0:
-            return 0.0, 0.0
-        rank = min(math.ceil((n + 1) * (1 + self.confidence) / 2), n)
-        within = float(np.sqrt(np.mean(self.residuals**2)))
-        ordered = np.sort(self.residuals) * math.hypot(1.0, self.session_noise / within if within else 0.0)
-        return float(ordered[n - rank]), float(ordered[rank - 1])
+    def predict(self, ms: Floats, doubts: Floats) -> Prediction:
+        """`ms`: terms @ scale, shape (networks,). `doubts`: relative standard errors of the networks' sums."""
+        return interval(ms, self.errors, difficulty(doubts, self.doubt), self.confidence)
 
 
-def calibrate(terms: Floats, ms: Floats, prior: Floats, confidence: float, session_noise: float = 0.0) -> Calibration:
+def calibrate(
+    terms: Floats, doubts: Floats, ms: Floats, prior: Floats, confidence: float, session_noise: float = 0.0
+) -> Calibration:
     """Fits the scale of `terms` (networks, terms) to measured `ms`. `prior` is what the scale is when there are no networks.
 
-    The ridge's strength is the one with the smallest leave-one-out error. Raises LatencyModelError for figures that are not
+    The ridge's strength is the one with the smallest leave-one-out error. `session_noise`: root mean square of the relative
+    difference between measurements of the same network in two sessions. Raises LatencyModelError for figures that are not
     positive.
     """
     if not np.all(ms > 0):
         raise LatencyModelError(f"calibration needs positive milliseconds, got {float(np.min(ms))}")
     if len(ms) == 0:
-        return Calibration(prior, np.zeros(0), confidence, session_noise)
+        return Calibration(prior, np.zeros(0), confidence)
     weighted = terms / ms[:, None]  # least squares on relative errors
     size = np.sqrt(np.mean(weighted**2, axis=0)) + 1e-30
     fits = [_ridge(weighted / size, prior * size, strength * len(ms)) for strength in _RIDGE]
     solution, held_out = min(fits, key=lambda fit: float(np.mean(np.abs(fit[1]))))
-    return Calibration(solution / size, held_out, confidence, session_noise)
+    doubt = min(_DOUBT, key=lambda d: _surprise(held_out, difficulty(doubts, d)))
+    errors = np.sort(held_out / difficulty(doubts, doubt))
+    within = math.sqrt(float(np.mean(errors**2)))
+    widened = math.hypot(1.0, session_noise / within) if within else 1.0
+    return Calibration(solution / size, errors * widened, confidence, doubt)
+
+
+def difficulty(doubts: Floats, weight: float) -> Floats:
+    """1 for a network that the model has no doubts about."""
+    return np.sqrt(1 + (weight * doubts) ** 2)
+
+
+def interval(ms: Floats, errors: Floats, difficulty: Floats, confidence: float) -> Prediction:
+    """Half of what is not covered lies on each side. With few `errors` their extremes, with none no width."""
+    below, above = margins(errors, confidence)
+    return Prediction(ms, ms * (1 + below * difficulty), ms * (1 + above * difficulty), errors, difficulty)
+
+
+def margins(errors: Floats, confidence: float) -> tuple[float, float]:
+    """Relative distance of the interval's ends at difficulty 1."""
+    n = len(errors)
+    if n == 0:
+        return 0.0, 0.0
+    rank = min(math.ceil((n + 1) * (1 + confidence) / 2), n)
+    return float(errors[n - rank]), float(errors[rank - 1])
+
+
+def _surprise(errors: Floats, difficulty: Floats) -> float:
+    """Of errors that would be normal with a standard deviation proportional to the difficulty: -2 log likelihood per network."""
+    return float(np.log(np.mean((errors / difficulty) ** 2) + 1e-30) + 2 * np.mean(np.log(difficulty)))
 
 
 def _ridge(x: Floats, prior: Floats, strength: float) -> tuple[Floats, Floats]:

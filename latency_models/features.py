@@ -1,65 +1,216 @@
-"""Operators as numbers, for the regressors."""
+"""Operators as numbers: what a regressor knows of them.
+
+Features are fitted to operators (which kinds there are) and turn others into the rows of a matrix, by scikit-learn's conventions.
+A fused operator of a composed kind (`CONV_2D+HARD_SWISH`) counts as its `principal` operator with the work of all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Protocol, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
+from paceline.exporters.fused_operators import steps_of
 from paceline.graph import OpSpec
 from paceline.latency_models.model import Floats
 
-LINEAR = ("count", "mmacs", "weight_mb", "moved_mb")
+_CACHED = 1 << 16
+
+AMOUNTS = ("count", "mmacs", "weight_mb", "moved_mb")
+
+SHAPES = (
+    *("macs", "weights", "moved", "bytes", "intensity", "pixels_in", "pixels_out", "channels_in", "channels_out"),
+    *("group_in", "group_out", "groups", "window_h", "window_w", "stride_h", "stride_w", "dilation_h", "dilation_w"),
+    *("operands", "results", "fused", "repeats", "smallest_channels", "reduced", "inside"),
+    *("waste_4", "waste_8", "waste_16", "waste_32", "waste_in_4", "waste_in_16", "waste_pixels_8"),
+    *("activated", "pad", "valid", "constant"),
+)
+"""The columns of `shapes`."""
+
+_ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW")
+_REDUCING = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD")
 
 
-def linear_features(spec: OpSpec) -> list[float]:
-    """What latency can be proportional to: one per operator, millions of MACs, megabytes of weights, megabytes of activations."""
-    weights = sum(spec.inputs[i].bytes for i in spec.constants) / 1e6
-    moved = sum(t.bytes for t in (*spec.inputs, *spec.outputs)) / 1e6 - weights
-    return [1.0, spec.macs / 1e6, weights, moved]
+class OperatorFeatures(Protocol):
+    """Equal operators have equal features, whatever the order of anything."""
+
+    def fit(self, operators: Sequence[OpSpec]) -> Self: ...
+
+    def transform(self, operators: Sequence[OpSpec]) -> Floats:
+        """Shape (operators, features)."""
 
 
-def shape_features(spec: OpSpec) -> list[float]:
-    """Logarithms of what an operator's speed depends on: MACs, bytes, height and width, channels in and out, kernel, stride."""
-    image, result = spec.inputs[0].shape, spec.outputs[0].shape
-    if spec.kind == "TRANSPOSE_CONV":
-        image = spec.inputs[1].shape
-    stride = spec.attr("stride", (1, 1))
-    kernel = spec.inputs[1].shape[1:3] if "CONV" in spec.kind and 1 in spec.constants else spec.attr("filter", (1, 1))
-    assert isinstance(stride, tuple)
-    assert isinstance(kernel, tuple)
-    sizes = [_size(image), _size(result), image[-1] if image else 1, result[-1] if result else 1, *kernel, *stride]
-    logs = np.log1p([*linear_features(spec)[1:], *(float(n) for n in sizes)])
-    remainders = [
-        result[-1] % 16 / 16 if result else 0.0,
-        image[-1] % 16 / 16 if image else 0.0,
-    ]  # kernels work in vectors of channels
-    return [*logs.tolist(), *remainders, float(spec.attr("activation", "NONE") != "NONE"), float(spec.attr("pad") is not None)]
+class RateFeatures(BaseEstimator):  # type: ignore[misc]
+    """What latency is proportional to (`amounts`): for all operators, in one block for each kind and one for each group.
+
+    A linear model of these has rates for every group, near those of its kind; a group that it never saw has those of its kind.
+    """
+
+    def fit(self, operators: Sequence[OpSpec]) -> Self:
+        self.kinds_ = sorted({kind_of(spec) for spec in operators})
+        self.groups_ = sorted({group_of(spec) for spec in operators})
+        return self
+
+    def transform(self, operators: Sequence[OpSpec]) -> Floats:
+        blocks = [one_hot(operators, kind_of, self.kinds_), one_hot(operators, group_of, self.groups_)]
+        labels = np.concatenate([np.ones((len(operators), 1)), *blocks], axis=1)
+        return np.asarray((labels[:, :, None] * amounts(operators)[:, None, :]).reshape(len(operators), -1))
 
 
+class ShapeFeatures(BaseEstimator):  # type: ignore[misc]
+    """`shapes` of each operator and its kind as one-hot, for regressors that find out themselves what matters."""
+
+    def fit(self, operators: Sequence[OpSpec]) -> Self:
+        self.kinds_ = sorted({kind_of(spec) for spec in operators})
+        return self
+
+    def transform(self, operators: Sequence[OpSpec]) -> Floats:
+        return np.concatenate([shapes(operators), one_hot(operators, kind_of, self.kinds_)], axis=1)
+
+
+class LabelledFeatures(BaseEstimator):  # type: ignore[misc]
+    """`shapes` of each operator and, in the last column, the number of its group (`group_of`); -1 for a group never seen."""
+
+    def fit(self, operators: Sequence[OpSpec]) -> Self:
+        self.groups_ = sorted({group_of(spec) for spec in operators})
+        return self
+
+    def transform(self, operators: Sequence[OpSpec]) -> Floats:
+        number = {group: i for i, group in enumerate(self.groups_)}
+        labels = np.array([number.get(group_of(spec), -1) for spec in operators], float)
+        return np.concatenate([shapes(operators), labels[:, None]], axis=1)
+
+
+def amounts(operators: Sequence[OpSpec]) -> Floats:
+    """Shape (operators, 4): 1, millions of MACs, megabytes of weights, megabytes of activations read and written."""
+    return np.array([_amounts(spec) for spec in operators], float).reshape(len(operators), len(AMOUNTS))
+
+
+def shapes(operators: Sequence[OpSpec]) -> Floats:
+    """Shape (operators, features), in the order of SHAPES: logarithms of amounts and sizes, then of waste, then flags.
+
+    Waste is what is computed for nothing where kernels work in vectors of 4, 8 … channels: 17 channels cost as much as 24 or 32.
+    """
+    return np.array([_shape(spec) for spec in operators], float).reshape(len(operators), len(SHAPES))
+
+
+def kind_of(spec: OpSpec) -> str:
+    return principal(spec).kind
+
+
+@lru_cache(_CACHED)
 def group_of(spec: OpSpec) -> str:
-    """Operators that a runtime executes with the same kernel, as far as shapes tell: kind, window and stride."""
-    window = spec.inputs[1].shape[1:3] if "CONV" in spec.kind and 1 in spec.constants else spec.attr("filter", ())
-    stride = spec.attr("stride", ())
-    assert isinstance(window, tuple)
-    assert isinstance(stride, tuple)
-    return " ".join([spec.kind, "x".join(map(str, window)), "x".join(map(str, stride))]).strip()
+    """Operators that a runtime executes with the same kernel, as far as keys tell: kind, window, stride, variant, type."""
+    main = principal(spec)
+    words = [spec.kind]
+    for name, size in (("", window_of(main)), ("stride ", pair(main, "stride")), ("dilation ", pair(main, "dilation"))):
+        words += [name + "x".join(map(str, size))] if size != (1, 1) else []
+    words += ["grouped"] if main.kind == "CONV_2D" and main.inputs[1].shape[-1] < main.inputs[0].shape[-1] else []
+    words += [pattern] if (pattern := _pattern(main)) else []
+    words += ["activated"] if main.kind in _ELEMENTWISE and main.attr("activation", "NONE") != "NONE" else []
+    words += [t.dtype for t in spec.inputs[:1] if t.dtype != "float32"]
+    return ", ".join(words)
 
 
-def linear_matrix(operators: Sequence[OpSpec], groups: Sequence[str]) -> Floats:
-    """`linear_features` in one block per group (`group_of`), shape (operators, 4 * groups)."""
-    linear = np.array([linear_features(spec) for spec in operators]).reshape(len(operators), len(LINEAR))
-    one_hot = np.array([[float(group_of(spec) == group) for group in groups] for spec in operators])
-    blocks = one_hot.reshape(len(operators), len(groups), 1) * linear[:, None, :]
-    return np.asarray(blocks.reshape(len(operators), -1))
+@lru_cache(_CACHED)
+def principal(spec: OpSpec) -> OpSpec:
+    """Of the operators that a composed kind is made of the one that multiplies most; any other operator itself."""
+    return max((step.spec for step in steps_of(spec)), key=lambda part: part.macs)
 
 
-def shape_matrix(operators: Sequence[OpSpec], kinds: Sequence[str]) -> Floats:
-    """`shape_features` with the kind as one-hot, one row per operator."""
-    one_hot = np.array([[float(spec.kind == kind) for kind in kinds] for spec in operators]).reshape(len(operators), len(kinds))
-    shapes = np.array([shape_features(spec) for spec in operators]).reshape(len(operators), -1)
-    return np.concatenate([shapes, one_hot], axis=1)
+def sizes(spec: OpSpec) -> tuple[int, int, int, int]:
+    """Pixels in and out, channels in and out; everything but the last dimension counts as pixels."""
+    main = principal(spec)
+    image = main.inputs[1 if main.kind == "TRANSPOSE_CONV" else 0] if main.inputs else main.outputs[0]
+    result = spec.outputs[0] if spec.outputs else image
+    channels_in, channels_out = ((t.shape[-1] if t.shape else 1) for t in (image, result))
+    return image.elements // max(channels_in, 1), result.elements // max(channels_out, 1), channels_in, channels_out
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    return shape[1] * shape[2] if len(shape) == 4 else 1
+def window_of(spec: OpSpec) -> tuple[int, int]:
+    """Height and width of a convolution's filter or a pooling's window; 1, 1 for everything else."""
+    filters = spec.inputs[0 if spec.kind == "TRANSPOSE_CONV" else 1].shape if "CONV" in spec.kind and len(spec.inputs) > 1 else ()
+    return (filters[1], filters[2]) if len(filters) == 4 else pair(spec, "filter")
+
+
+def pair(spec: OpSpec, name: str) -> tuple[int, int]:
+    """An attribute of two numbers, (1, 1) where the operator has none."""
+    value = spec.attr(name)
+    return (int(value[0]), int(value[1])) if isinstance(value, tuple) and len(value) == 2 else (1, 1)
+
+
+def one_hot(operators: Sequence[OpSpec], label: Callable[[OpSpec], str], labels: Sequence[str]) -> Floats:
+    """Shape (operators, labels); a row of zeros for an operator with another label."""
+    column = {name: i for i, name in enumerate(labels)}
+    found = np.zeros((len(operators), len(labels)))
+    for i, spec in enumerate(operators):
+        j = column.get(label(spec))
+        if j is not None:
+            found[i, j] = 1.0
+    return found
+
+
+@lru_cache(_CACHED)
+def _amounts(spec: OpSpec) -> tuple[float, ...]:
+    weights = sum(spec.inputs[i].bytes for i in spec.constants)
+    moved = sum(t.bytes for t in (*spec.inputs, *spec.outputs)) - weights
+    return 1.0, sum(step.spec.macs for step in steps_of(spec)) / 1e6, weights / 1e6, moved / 1e6
+
+
+@lru_cache(_CACHED)
+def _shape(spec: OpSpec) -> tuple[float, ...]:
+    main = principal(spec)
+    macs, weights, moved = (1e6 * amount for amount in _amounts(spec)[1:])
+    pixels_in, pixels_out, channels_in, channels_out = sizes(spec)
+    group_in = main.inputs[1].shape[-1] if main.kind == "CONV_2D" else channels_in
+    groups = max(channels_in // max(group_in, 1), 1)
+    group_out = channels_out // groups
+    smallest = min(main.inputs, key=lambda t: t.elements, default=None) if main.kind in _ELEMENTWISE else None
+    repeats = main.outputs[0].elements / max(smallest.elements, 1) - 1 if smallest else 0.0
+    reduced, inside = _reduced(main)
+    logs = [macs, weights, moved, weights + moved, macs / max(weights + moved, 1)]
+    logs += [pixels_in, pixels_out, channels_in, channels_out, group_in, group_out, groups]
+    logs += [*window_of(main), *pair(main, "stride"), *pair(main, "dilation")]
+    logs += [len(spec.inputs) - len(spec.constants), len(spec.outputs), len(steps_of(spec)) - 1, repeats]
+    logs += [smallest.shape[-1] if smallest and smallest.shape else channels_out, reduced - 1, inside - 1]
+    waste = [_waste(group_out, 4), _waste(group_out, 8), _waste(group_out, 16), _waste(group_out, 32)]
+    waste += [_waste(group_in, 4), _waste(group_in, 16), _waste(pixels_out, 8)]
+    flags = [main.attr("activation", "NONE") != "NONE", main.attr("pad") is not None, main.attr("padding") == "VALID"]
+    return (*(math.log1p(n) for n in logs), *waste, *map(float, flags), float(bool(spec.constants)))
+
+
+def _waste(count: int, vector: int) -> float:
+    return math.log(-(-count // vector) * vector / count) if count else 0.0
+
+
+def _pattern(spec: OpSpec) -> str:
+    """Which dimensions a reduction leaves out or a broadcast operand lacks: "over x." for pixels of NHWC, "over .x" for
+    the elements of rows, "" where there are none. Neighbours of the same sort count as one dimension, those of size 1 not at all."""
+    if spec.kind in _REDUCING:
+        axes = spec.attr("axes")
+        full = spec.inputs[0].shape
+        missing = {axis % len(full) for axis in axes} if isinstance(axes, tuple) and full else set[int]()
+    elif spec.kind in _ELEMENTWISE:
+        full = spec.outputs[0].shape
+        smallest = min(spec.inputs, key=lambda t: t.elements).shape
+        padded = (1,) * (len(full) - len(smallest)) + smallest
+        missing = {i for i, (n, own) in enumerate(zip(full, padded, strict=True)) if own < n}
+    else:
+        return ""
+    marks = ["x" if i in missing else "." for i, n in enumerate(full) if n > 1]
+    merged = "".join(mark for i, mark in enumerate(marks) if i == 0 or mark != marks[i - 1])
+    return f"over {merged}" if "x" in merged else ""
+
+
+def _reduced(spec: OpSpec) -> tuple[int, int]:
+    """How many elements become one, and how many lie inside the reduced dimensions, next to each other; 1, 1 without reduction."""
+    axes = spec.attr("axes")
+    if spec.kind not in _REDUCING or not isinstance(axes, tuple) or not axes:
+        return 1, 1
+    shape = spec.inputs[0].shape
+    dims = [axis % len(shape) for axis in axes]
+    return math.prod(shape[d] for d in dims), math.prod(shape[max(dims) + 1 :])

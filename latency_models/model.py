@@ -50,7 +50,8 @@ class Prediction:
 class LatencyModel(Protocol):
     """`paceline.latency_models.testing.LatencyModelTestSuite` is what it must pass."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fit(self, rows: Sequence[Row]) -> Self: ...
 

@@ -1,48 +1,86 @@
-"""A latency model on one space: milliseconds of architectures, and of relaxed paths as a loss term."""
+"""Milliseconds of the architectures of one space from their operators, a million a second; of relaxed paths as a loss term."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from paceline.arch import Arch
-from paceline.errors import LatencyModelError
-from paceline.latency_models.model import LatencyModel, Prediction
+from paceline.graph import OpSpec
+from paceline.latency_models.model import Floats, LatencyModel, Prediction
+from paceline.latency_models.spaces.codes import Codes, checked, encode_all, options_at
+from paceline.latency_models.spaces.relaxed import Form, soft
 from paceline.space_operators import SpaceOperators
+
+_BLOCK = 1 << 11  # architectures at a time: their figures stay in the cache
+
+
+class SummedModel(LatencyModel, Protocol):
+    """A latency model whose prediction follows from sums over the operators of a network: milliseconds, and what is unsure."""
+
+    def addends(self, operators: Sequence[OpSpec]) -> Floats:
+        """What each operator adds to these sums, shape (operators, sums)."""
+
+    def of_sums(self, sums: Floats) -> Prediction:
+        """The prediction of networks with these sums, shape (networks, sums)."""
 
 
 class SpaceLatency:
-    """What `model` says about the networks of a space, from the `operators` of its options."""
+    """What `model` says about the networks of a space, from the `operators` of its options.
 
-    def __init__(self, model: LatencyModel, operators: SpaceOperators) -> None:
-        self.model, self.operators = model, operators
+    The model is asked once per option; architectures are sums. They agree with `model.predict` up to rounding.
+    """
+
+    def __init__(self, model: SummedModel, operators: SpaceOperators) -> None:
+        self.model, self.operators, self.space = model, operators, operators.space
 
     def predict(self, archs: Sequence[Arch]) -> Prediction:
-        """Milliseconds of each architecture, shape (archs,)."""
-        return self.model.predict([self.operators.of(arch) for arch in archs])
+        """Of each architecture, shape (archs,). Raises SpaceError for one of another space."""
+        return self.predict_encoded(encode_all(self.space, archs))
 
-    def expected_ms(self, path: Mapping[str, Tensor]) -> Tensor:
-        """The latency of a relaxed path, a differentiable scalar: every option's milliseconds times its weight.
+    def predict_codes(self, codes: Codes) -> Prediction:
+        """The same for option numbers, shape (archs, choices), where every choice takes exactly one option.
 
-        `path` holds one weight per option of every choice; a hard path gives `predict`'s figure. Source: ProxylessNAS
-        (arXiv 1812.00332, section 3.3), E[T] = sum of p_k F(op_k). Raises LatencyModelError for a path of another space.
+        Raises LatencyModelError for numbers that are no options.
         """
-        total = torch.tensor(self._fixed_ms, dtype=torch.float64)
-        for choice in self.operators.space.choices:
-            if choice.name not in path or path[choice.name].shape != (len(choice.options),):
-                raise LatencyModelError(f"the path needs {len(choice.options)} weights for choice {choice.name!r}")
-            total = total + (path[choice.name].double() * self._option_ms[choice.name]).sum()
-        return total
+        at = options_at(self.space, codes)
+        sums = np.empty((len(at), len(self._fixed)))
+        ones = np.ones(len(self.space.choices))
+        for i, addends in enumerate(self._options.T.copy()):
+            for start in range(0, len(at), _BLOCK):
+                sums[start : start + _BLOCK, i] = np.take(addends, at[start : start + _BLOCK]) @ ones
+        return self.model.of_sums(sums + self._fixed)
+
+    def predict_encoded(self, encoded: npt.NDArray[np.generic]) -> Prediction:
+        """The same for 0/1 weights as `Space.encode` gives them, shape (archs, width), in any dtype.
+
+        Raises LatencyModelError for rows that are no architectures.
+        """
+        sums = np.empty((len(encoded), len(self._fixed)))
+        for start in range(0, len(encoded), _BLOCK):
+            sums[start : start + _BLOCK] = checked(self.space, encoded[start : start + _BLOCK], start) @ self._options
+        return self.model.of_sums(sums + self._fixed)
+
+    def expected_ms(self, path: Mapping[str, Tensor], form: Form = soft) -> Tensor:
+        """The latency of a relaxed path, a differentiable scalar: the mean over the codes that `form` makes of it.
+
+        `path` holds one weight per option of every choice; a hard path gives `predict`'s figure. Raises LatencyModelError for a
+        path of another space.
+        """
+        codes = form(self.space, path)
+        return (codes @ torch.from_numpy(self._option_ms).to(codes)).mean() + self._fixed_ms
 
     def fastest(self) -> Arch:
         """The architecture that is predicted to be the fastest of the whole space: of every choice the cheapest options."""
         picks = []
-        for choice in self.operators.space.choices:
-            costs = self._option_ms[choice.name].numpy()
+        for choice, part in self.space.slices():
+            costs = self._option_ms[part]
             taken = max(choice.at_least, min(int((costs < 0).sum()), choice.at_most))
             cheapest = np.sort(np.argsort(costs, kind="stable")[:taken])
             picks.append((choice.name, tuple(choice.options[i] for i in cheapest)))
@@ -50,20 +88,29 @@ class SpaceLatency:
 
     def quantile(self, share: float, rng: np.random.Generator, samples: int = 1000) -> float:
         """The predicted milliseconds that a share of random networks of the space keeps."""
-        archs = [self.operators.space.sample(rng) for _ in range(samples)]
+        archs = [self.space.sample(rng) for _ in range(samples)]
         return float(np.quantile(self.predict(archs).ms, share))
+
+    @cached_property
+    def _taken(self) -> list[tuple[OpSpec, ...]]:
+        """The operators of every option, in the order of the encoded vector."""
+        return [self.operators.options[choice.name, option] for choice in self.space.choices for option in choice.options]
+
+    @cached_property
+    def _fixed(self) -> Floats:
+        """Sums over what every network holds, shape (sums,)."""
+        return np.asarray(self.model.addends(self.operators.fixed).sum(axis=0))
+
+    @cached_property
+    def _options(self) -> Floats:
+        """Sums over each option, shape (width, sums)."""
+        return np.stack([self.model.addends(operators).sum(axis=0) for operators in self._taken])
 
     @cached_property
     def _fixed_ms(self) -> float:
         return self.model.base_ms + float(self.model.operator_ms(self.operators.fixed).sum())
 
     @cached_property
-    def _option_ms(self) -> dict[str, Tensor]:
-        """Per choice the milliseconds of its options, shape (options,)."""
-        return {
-            choice.name: torch.tensor(
-                [float(self.model.operator_ms(self.operators.options[choice.name, option]).sum()) for option in choice.options],
-                dtype=torch.float64,
-            )
-            for choice in self.operators.space.choices
-        }
+    def _option_ms(self) -> Floats:
+        """Milliseconds of each option, shape (width,)."""
+        return np.array([self.model.operator_ms(operators).sum() for operators in self._taken])

@@ -19,7 +19,10 @@ from paceline.cli_agent import agent, farm
 from paceline.cli_bench import bench
 from paceline.cli_devices import devices
 from paceline.cli_export import export
-from paceline.cli_options import DEFAULT_STORE, Json, StorePlace, existing, shown
+from paceline.cli_leaderboard import leaderboard
+from paceline.cli_options import DEFAULT_STORE, Json, StorePlace, shown
+from paceline.cli_predict import fit, predict
+from paceline.cli_table import table
 from paceline.errors import PacelineError
 
 app = typer.Typer(
@@ -30,8 +33,12 @@ app = typer.Typer(
 app.command()(export)
 app.command()(bench)
 app.command()(agent)
+app.command()(fit)
+app.command()(predict)
+app.command()(leaderboard)
 app.add_typer(devices, name="devices")
 app.add_typer(farm, name="farm")
+app.add_typer(table, name="table")
 
 
 def main() -> None:
@@ -121,24 +128,6 @@ def inspect(model: Annotated[Path, typer.Argument(help="A .tflite file, made by 
         print(json.dumps(found.to_json()))
     else:
         print_inspection(found, Console())
-
-
-@app.command()
-def table(store: StorePlace = DEFAULT_STORE, as_json: Json = False) -> None:
-    """The rows of the latency tables in the store: every operator measured so far, by device and settings."""
-    from paceline.store import Store
-
-    with Store(existing(store)) as opened:
-        rows = opened.rows()
-    if as_json:
-        print(json.dumps(rows))
-        return
-    shown = Table("operator", "ms", "spread", "device", "delegate")
-    for row in rows:
-        figure = f"{row['ms']:.5f}" if row["ms"] is not None else escape(f"failed: {row['failure']}")
-        spread = f"{row['spread']:.1%}" if row["spread"] is not None else ""
-        shown.add_row(escape(row["subject"]), figure, spread, row["device"], json.loads(row["bench"])["delegate"])
-    Console().print(shown)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

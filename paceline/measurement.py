@@ -208,6 +208,10 @@ class Measurement:
         return self.failure is None and self.spread > tolerance
 
 
+REFERENCE_KEY = "reference"
+"""Where a measurement's context has the SHA-256 of the reference that was measured beside it."""
+
+
 def usual_reference(measurements: Iterable[Measurement]) -> float | None:
     """What the reference takes at the device's usual pace: its median over all batches. None where there was no reference."""
     seen = [ms for m in measurements for ms in m.reference_ms]

@@ -67,11 +67,16 @@ class Predictor(_Section):
 
 
 class Config(_Section):
-    """A whole run. `limit_ms` not given: the quantile `limit_quantile` of the space's predicted latencies."""
+    """A whole run. `limit_ms` not given: the quantile `limit_quantile` of the space's predicted latencies.
+
+    `limit_confidence` is the chance with which a network must keep the limit before it is measured. Not given: that of the upper
+    end of the predictor's interval (0.95 where its `confidence` is 0.9), or as much as `fit_networks` can show (n / (n + 1)).
+    """
 
     seed: int = Field(default=0, ge=0)
     limit_ms: float | None = Field(default=None, gt=0)
     limit_quantile: float = Field(default=0.4, ge=0, le=1)
+    limit_confidence: float | None = Field(default=None, gt=0, lt=1)
     shortlist: int = Field(default=6, ge=1)
     data: Data = Data()
     device: DeviceChoice = DeviceChoice()

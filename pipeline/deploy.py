@@ -16,7 +16,7 @@ from paceline.exporters.merge import Merge, check_merge, merged
 from paceline.exporters.parity import Parity
 from paceline.exporters.sources import RUN_PROGRAM, save_program
 from paceline.graph import Graph, OpSpec
-from paceline.latency_models.collect import Collector, Pace
+from paceline.latency_models.collection.collect import Collector, Pace
 from paceline.measurement import Artifact, Measurement, OpTime
 
 _PARITY_INPUTS = 3

@@ -10,12 +10,11 @@ import numpy as np
 
 from paceline.arch import Arch
 from paceline.errors import DeviceError, LatencyModelError
-from paceline.latency_models.collect import Collector, Pace, rows_of
-from paceline.latency_models.linear import LinearModel, MacsModel
+from paceline.latency_models.collection.collect import Collector, Pace, rows_of
+from paceline.latency_models.defaults import compared_models, table_model
 from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
-from paceline.latency_models.mlp import MlpRegressor
-from paceline.latency_models.model import Floats, LatencyModel
-from paceline.latency_models.table import LookupTable
+from paceline.latency_models.model import Floats
+from paceline.latency_models.network_latency import NetworkLatency
 from paceline.measurement import Artifact, Measurement, Progress, usual_reference
 from paceline.pipeline.networks import Builder, Network, sample_archs
 from paceline.seeds import Seeds
@@ -47,7 +46,7 @@ class Test:
 class Predictors:
     """Fitted latency models and how they did; `table` is the one that the search uses."""
 
-    table: LookupTable
+    table: NetworkLatency
     accuracies: tuple[Accuracy, ...]
     coverage: float
     pace: Pace
@@ -87,8 +86,8 @@ def fit_predictors(
     test_nets, test_ms = measured_networks(builder, collector, test_archs, pace, show)
     _, again_ms = measured_networks(builder, collector, test_archs, pace, show, copy=1)
     test = Test(tuple(test_nets), test_ms, again_ms)
-    table = LookupTable(confidence, float(np.sqrt(np.mean(test.noise**2)))).fit(rows)
-    models: list[LatencyModel] = [table, MlpRegressor(seeds.seed("mlp") % 2**31), LinearModel(), MacsModel()]
+    table = table_model(confidence, float(np.sqrt(np.mean(test.noise**2))), strict=True).fit(rows)
+    models = [table, *compared_models(seeds.seed("mlp") % 2**31, folds=0)]  # every operator of the space has a row
     networks = [network.operators for network in test.networks]
     accuracies = [accuracy_of("noise floor", test.again, test.measured)]
     for model in models:

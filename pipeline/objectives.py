@@ -6,8 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from paceline.arch import Arch
-from paceline.errors import ConfigError
+from paceline.errors import ConfigError, LimitError
+from paceline.latency_models.space_latency import SpaceLatency
+from paceline.latency_models.spaces.chance import highest_chance, kept_ms
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,55 @@ class Objective:
     def limits(self) -> int:
         """How many violations there are."""
         return (self.at_most is not None) + (self.at_least is not None)
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """P(latency <= `ms`) >= `chance`, as a latency model judges it before anything is measured. `origin`: where `ms` is from."""
+
+    ms: float
+    chance: float
+    origin: str
+
+    def objective(self, latency: SpaceLatency) -> Objective:
+        """Milliseconds that an architecture keeps with this chance: at most `ms` exactly where it keeps `ms` with this chance.
+
+        Not the chance itself, because that is 0 for all that are much too slow, and so would not lead a search to faster ones.
+        """
+
+        def kept(arch: Arch) -> float:
+            return float(kept_ms(latency.predict([arch]), self.chance)[0])
+
+        return Objective("kept_ms", kept, at_most=self.ms, cheap=True)
+
+
+def latency_limit(
+    latency: SpaceLatency,
+    *,
+    ms: float | None,
+    quantile: float,
+    chance: float | None,
+    interval: float,
+    rng: np.random.Generator,
+) -> LatencyLimit:
+    """The limit on a space: of `ms`, or without it the `quantile` of the predicted latencies of random networks.
+
+    Without `chance` it is kept like the upper end of an interval of confidence `interval`: with (1 + interval) / 2, or as much as
+    the model's held-out errors can show if that is less. Raises LimitError where no network of the space keeps it, and
+    LatencyModelError for a `chance` that these errors can't show.
+    """
+    origin = "given" if ms is not None else f"the {quantile:.0%} quantile of the space's latencies"
+    limit = latency.quantile(quantile, rng) if ms is None else ms
+    fastest = latency.predict([latency.fastest()])
+    asked = min((1 + interval) / 2, highest_chance(fastest)) if chance is None else chance
+    kept = kept_ms(fastest, asked)[0]
+    if kept > limit:
+        raise LimitError(
+            f"no network of the space keeps {limit:g} ms on this device: the fastest possible is predicted at "
+            f"{fastest.ms[0]:.3g} ms ({kept:.3g} ms with a chance of {asked:.1%}). "
+            "Raise limit_ms, lower limit_confidence, choose another space or smaller images."
+        )
+    return LatencyLimit(limit, asked, origin)
 
 
 def in_order(objectives: Iterable[Objective]) -> list[Objective]:

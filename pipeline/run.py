@@ -27,7 +27,7 @@ from paceline.devices.hosted import open_named
 from paceline.errors import LimitError
 from paceline.files import write_atomically
 from paceline.graph import macs_of
-from paceline.latency_models.collect import Collector
+from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.model import Prediction
 from paceline.latency_models.space_latency import SpaceLatency
 from paceline.measurement import Artifact, Bench, DeviceInfo
@@ -36,7 +36,7 @@ from paceline.pipeline.config import Config, Data
 from paceline.pipeline.deploy import Deployed, deploy
 from paceline.pipeline.latency import Predictors, Show, fit_predictors, measured_networks
 from paceline.pipeline.networks import Builder
-from paceline.pipeline.objectives import Objective
+from paceline.pipeline.objectives import LatencyLimit, Objective, latency_limit
 from paceline.pipeline.operators import space_operators
 from paceline.pipeline.ops import initialise
 from paceline.pipeline.search import Archive, Nsga2, search
@@ -60,9 +60,10 @@ class Outcome:
     bench: Bench
     task: Task
     predictors: Predictors
-    limit_ms: float
-    limit_origin: str
+    limit: LatencyLimit
     archive: Archive
+    found: Prediction
+    """Of the members of the archive, in order."""
     macs: Mapping[str, int]
     """Multiply-accumulates of every architecture in the archive, by its key."""
     chosen: Arch
@@ -128,13 +129,13 @@ class Run:
             with self._stage("measure and fit"):
                 predictors = self._fit(builder, collector)
             latency = SpaceLatency(predictors.table, operators)
-            limit_ms, origin = self._limit(latency)
+            limit = self._limit(latency)
             with self._stage("train supernet"):
                 self._train_supernet(net, task)
             with self._stage("search"):
-                archive = self._search(net, task, latency, predictors, limit_ms)
+                archive = self._search(net, task, latency, limit)
             with self._stage("shortlist"):
-                chosen = self._shortlist(archive, builder, collector, predictors, limit_ms)
+                chosen = self._shortlist(archive, builder, collector, predictors, limit.ms)
             with self._stage("retrain"):
                 trained, test_accuracy = self._retrain(net, chosen, task)
             with self._stage("deploy"):
@@ -146,9 +147,9 @@ class Run:
                 bench,
                 task,
                 predictors,
-                limit_ms,
-                origin,
+                limit,
                 archive,
+                latency.predict([m.arch for m in archive.members]),
                 {m.arch.key: macs_of(operators.of(m.arch)) for m in archive.members},
                 chosen,
                 test_accuracy,
@@ -180,21 +181,23 @@ class Run:
         )
         return predictors
 
-    def _limit(self, latency: SpaceLatency) -> tuple[float, str]:
-        """The limit in milliseconds, and where it comes from. Raises LimitError where no network of the space keeps it."""
+    def _limit(self, latency: SpaceLatency) -> LatencyLimit:
+        """What the config asks for, where a network of the space can keep it (see `latency_limit`)."""
         config = self.config
-        limit, origin = config.limit_ms, "given"
-        if limit is None:
-            limit = latency.quantile(config.limit_quantile, self.seeds.rng("limit"))
-            origin = f"the {config.limit_quantile:.0%} quantile of the space's latencies"
-        best = latency.predict([latency.fastest()])
-        if best.high[0] > limit:
-            raise LimitError(
-                f"no network of {config.space.name!r} keeps {limit:g} ms on this device: the fastest possible is predicted "
-                f"at {best.ms[0]:.3g} ms (up to {best.high[0]:.3g} ms). Raise limit_ms, choose another space or smaller images."
-            )
-        self.say(f"limit: {limit:.4g} ms ({origin}); the fastest possible is {best.ms[0]:.3g} ms")
-        return limit, origin
+        limit = latency_limit(
+            latency,
+            ms=config.limit_ms,
+            quantile=config.limit_quantile,
+            chance=config.limit_confidence,
+            interval=config.predictor.confidence,
+            rng=self.seeds.rng("limit"),
+        )
+        fastest = latency.predict([latency.fastest()]).ms[0]
+        self.say(
+            f"limit: {limit.ms:.4g} ms ({limit.origin}), to be kept with a chance of {limit.chance:.1%}; "
+            f"the fastest possible is {fastest:.3g} ms"
+        )
+        return limit
 
     def _train_supernet(self, net: nn.Module, task: Task) -> None:
         options = self.config.supernet
@@ -213,8 +216,8 @@ class Run:
                 progress=progress,
             )
 
-    def _search(self, net: nn.Module, task: Task, latency: SpaceLatency, predictors: Predictors, limit_ms: float) -> Archive:
-        """NSGA-II: accuracy up, latency down, the upper end of the predicted interval within the limit."""
+    def _search(self, net: nn.Module, task: Task, latency: SpaceLatency, limit: LatencyLimit) -> Archive:
+        """NSGA-II: accuracy up, latency down, the limit kept with the chance that is asked for."""
         space = latency.operators.space
         seed = self.seeds.seed("recalibration")
         batches = list(itertools.islice(task.batches("train", _CALIBRATION_BATCH, seed=seed), _CALIBRATION_BATCHES))
@@ -224,14 +227,10 @@ class Run:
                 recalibrate(net, batches)
                 return accuracy(net, task, "val")
 
-        highest = limit_ms / (1 + predictors.table.margins[1])
-        objectives = (
-            Objective("accuracy", supernet_accuracy, "max"),
-            Objective("latency_ms", lambda a: float(latency.predict([a]).ms[0]), at_most=highest, cheap=True),
-        )
+        objectives = (Objective("accuracy", supernet_accuracy, "max"), limit.objective(latency))
         options = self.config.search
         searcher = Nsga2(space, objectives, population=options.population, seed=self.seeds.seed("search") % 2**31)
-        cache = self._results(f"search {highest!r}")
+        cache = self._results(f"search {limit.ms!r} {limit.chance!r}")
         with self.show("search") as progress:
             return search(searcher, objectives, generations=options.generations, cache=cache, progress=progress)
 
@@ -242,7 +241,7 @@ class Run:
 
         The search's best are measured whole, a few at a time. The limit is kept where it is by more than the noise floor.
         """
-        ranked = sorted(archive.feasible(), key=lambda member: (-member.values["accuracy"], member.values["latency_ms"]))
+        ranked = sorted(archive.feasible(), key=lambda member: (-member.values["accuracy"], member.values["kept_ms"]))
         allowed = limit_ms / (1 + predictors.test.noise_floor)
         at_least = math.inf
         for at in range(0, len(ranked), self.config.shortlist):

@@ -23,15 +23,17 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
     deployed, predicted, info = outcome.deployed, outcome.predicted, outcome.device
     summary = {
         "verdict": verdict(report_of(outcome)),
-        "limit_ms": outcome.limit_ms,
-        "limit_origin": outcome.limit_origin,
+        "limit_ms": outcome.limit.ms,
+        "limit_origin": outcome.limit.origin,
+        "limit_confidence": outcome.limit.chance,
+        "limit_chance": _chance(outcome),
         "predicted_ms": float(predicted.ms[0]),
         "predicted_low_ms": float(predicted.low[0]),
         "predicted_high_ms": float(predicted.high[0]),
         "measured_ms": outcome.measured_ms,
         "measured_clock_ms": deployed.measurement.ms,
         "measured_spread": deployed.measurement.spread,
-        "limit_kept": outcome.measured_ms <= outcome.limit_ms,
+        "limit_kept": outcome.measured_ms <= outcome.limit.ms,
         "noise_floor": outcome.predictors.test.noise_floor,
         "accuracy": outcome.accuracy,
         "macs": deployed.graph.macs(),
@@ -72,13 +74,16 @@ def report_of(outcome: Outcome) -> Report:
         for row in zip(names, *map(_floats, (found.ms, found.low, found.high, test.measured, test.noise)), strict=True)
     ]
     best = front(outcome.archive)
-    points = {member.arch.key: _point(outcome, member.arch.key, member.values) for member in outcome.archive.members}
+    points = {member.arch.key: _point(outcome, i) for i, member in enumerate(outcome.archive.members)}
     return Report(
         title="Paceline run",
         task=f"{outcome.task.name}, {outcome.task.image_size}×{outcome.task.image_size}, {len(outcome.task.classes)} classes",
         config=outcome.config.model_dump_json(indent=2),
-        limit_ms=outcome.limit_ms,
-        limit_origin=outcome.limit_origin,
+        limit_ms=outcome.limit.ms,
+        limit_origin=(
+            f"{outcome.limit.origin}, to be kept with a chance of {outcome.limit.chance:.1%}; "
+            f"the chosen network was predicted to keep it with a chance of {_chance(outcome):.1%}"
+        ),
         device=outcome.device,
         bench=outcome.bench,
         runtime=outcome.device.runtime_of(outcome.bench),
@@ -114,11 +119,17 @@ def _final(outcome: Outcome) -> Comparison:
     return Comparison("model.tflite", float(p.ms[0]), float(p.low[0]), float(p.high[0]), outcome.measured_ms, measurement.spread)
 
 
-def _point(outcome: Outcome, key: str, values: Mapping[str, float]) -> Point:
-    below, above = outcome.predictors.table.margins
-    ms = values["latency_ms"]
-    chosen = key == outcome.chosen.key
-    return Point(key, ms, ms * (1 + below), ms * (1 + above), values.get("accuracy", math.nan), outcome.macs[key], chosen)
+def _chance(outcome: Outcome) -> float:
+    """With which the chosen network was predicted to keep the limit."""
+    return float(outcome.predicted.chance(outcome.limit.ms)[0])
+
+
+def _point(outcome: Outcome, i: int) -> Point:
+    """The i-th member of the archive."""
+    member, found = outcome.archive.members[i], outcome.found
+    ms, low, high = float(found.ms[i]), float(found.low[i]), float(found.high[i])
+    key = member.arch.key
+    return Point(key, ms, low, high, member.values.get("accuracy", math.nan), outcome.macs[key], key == outcome.chosen.key)
 
 
 def _operator_rows(outcome: Outcome, deployed: Deployed) -> tuple[OperatorRow, ...]:

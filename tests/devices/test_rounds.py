@@ -56,7 +56,7 @@ def test_a_round_in_which_the_pace_changes_does_not_count(artifacts: dict[str, A
     script = Script({"a": [1.0, 1.7, 2.0, 2.0], "ref": [1.0, 1.0, 1.0, 2.0, 2.0]})
     (a,) = measure_rounds(script, [artifacts["a"]], BENCH, "dev", artifacts["ref"], {"load": "0"})
     assert a.batch_ms == (1.0, 2.0, 2.0)
-    assert a.context == {"load": "0", "restless_rounds": "1"}
+    assert a.context == {"load": "0", "restless_rounds": "1", "reference": artifacts["ref"].sha256}
 
 
 def test_the_figure_is_scaled_to_the_usual_pace(artifacts: dict[str, Artifact]) -> None:

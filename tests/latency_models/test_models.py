@@ -4,20 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
-from paceline.arch import Choice, Space
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
 from paceline.latency_models.calibration import calibrate
-from paceline.latency_models.linear import LinearModel, MacsModel
+from paceline.latency_models.defaults import compared_models, default_model, table_model
 from paceline.latency_models.metrics import accuracy_of, coverage
-from paceline.latency_models.mlp import MlpRegressor
 from paceline.latency_models.model import Row
-from paceline.latency_models.space_latency import SpaceLatency
-from paceline.latency_models.table import LookupTable
+from paceline.latency_models.network_latency import NetworkLatency
 from paceline.latency_models.testing import LatencyModelTestSuite, truth
-from paceline.space_operators import SpaceOperators
 
 from samples import conv
 
@@ -40,8 +35,8 @@ class TestTable(LatencyModelTestSuite):
     tolerance = 0.02
 
     @pytest.fixture
-    def model(self) -> LookupTable:
-        return LookupTable()
+    def model(self) -> NetworkLatency:
+        return table_model(strict=True)
 
     @pytest.fixture
     def rows(self) -> list[Row]:
@@ -52,109 +47,96 @@ class TestTable(LatencyModelTestSuite):
         return networks(30, 3)
 
 
+class TestInterpolatedTable(TestTable):
+    @pytest.fixture
+    def model(self) -> NetworkLatency:
+        return table_model()
+
+
+class TestDefault(TestTable):
+    @pytest.fixture
+    def model(self) -> NetworkLatency:
+        return default_model(0)
+
+
 class TestMlp(TestTable):
     tolerance = 0.05
 
     @pytest.fixture
-    def model(self) -> MlpRegressor:  # type: ignore[override]
-        return MlpRegressor(seed=0, steps=600)
+    def model(self) -> NetworkLatency:
+        return named("mlp")
+
+
+class TestTrees(TestTable):
+    tolerance = 0.07
+
+    @pytest.fixture
+    def model(self) -> NetworkLatency:
+        return named("trees")
 
 
 class TestLinear(TestTable):
     tolerance = 0.05
 
     @pytest.fixture
-    def model(self) -> LinearModel:  # type: ignore[override]
-        return LinearModel()
+    def model(self) -> NetworkLatency:
+        return named("linear")
 
 
 class TestMacs(TestTable):
     tolerance = 1.0
 
     @pytest.fixture
-    def model(self) -> MacsModel:  # type: ignore[override]
-        return MacsModel()
+    def model(self) -> NetworkLatency:
+        return named("macs only")
+
+
+def named(name: str, seed: int = 0) -> NetworkLatency:
+    return next(model for model in compared_models(seed) if model.name == name)
 
 
 def test_without_networks_the_table_is_the_plain_sum() -> None:
-    table = LookupTable().fit([Row((spec,), float(i + 1)) for i, spec in enumerate(SPECS)])
+    table = table_model(strict=True).fit([Row((spec,), float(i + 1)) for i, spec in enumerate(SPECS)])
     found = table.predict([SPECS[:3]])
     assert found.ms[0] == pytest.approx(1 + 2 + 3, rel=1e-12)
     assert (found.low[0], found.high[0]) == (found.ms[0], found.ms[0])
 
 
 def test_a_missing_row_is_named_with_the_command_that_measures_it() -> None:
-    table = LookupTable().fit(rows())
+    table = table_model(strict=True).fit(rows())
     with pytest.raises(LatencyModelError, match=r"no row for CONV_2D 1x9x9x3 .*2 missing.*paceline"):
         table.predict([[conv(9, 3, 8, 3), conv(10, 3, 8, 3)]])
 
 
 def test_an_unknown_kind_is_named() -> None:
     relu = OpSpec("RELU", SPECS[0].inputs[:1], SPECS[0].inputs[:1])
-    for model in (MlpRegressor(seed=0, steps=5), LinearModel()):
+    for model in (default_model(0), table_model(), named("linear")):
         with pytest.raises(LatencyModelError, match="never saw a RELU"):
             model.fit(rows()).predict([[relu]])
 
 
 def test_fitting_without_rows_says_what_is_missing() -> None:
-    for model in (MlpRegressor(seed=0), LinearModel()):
+    for model in (default_model(0), named("linear")):
         with pytest.raises(LatencyModelError, match="needs measured operators"):
             model.fit(rows()[len(SPECS) :])
-    with pytest.raises(LatencyModelError, match="whole networks"):
-        MacsModel().fit(rows()[: len(SPECS)])
+    with pytest.raises(LatencyModelError, match="needs measured networks"):
+        named("macs only").fit([])
 
 
-def test_the_mlp_is_the_same_for_the_same_seed() -> None:
-    one, two, other = (MlpRegressor(seed=s, steps=50).fit(rows()).predict(networks(3, 9)).ms for s in (0, 0, 1))
+@pytest.mark.parametrize("name", ["mlp", "trees"])
+def test_the_same_seed_gives_the_same_model(name: str) -> None:
+    one, two, other = (named(name, seed).fit(rows()).predict(networks(3, 9)).ms for seed in (0, 0, 1))
     assert (one == two).all()
     assert (one != other).any()
 
 
-def test_the_mlp_judges_operators_without_a_row() -> None:
+@pytest.mark.parametrize("name", ["mlp", "trees", "linear"])
+def test_operators_without_a_row_are_judged(name: str) -> None:
     held_out = [spec for i, spec in enumerate(SPECS) if i % 5 == 0]
     known = [row for row in rows() if len(row.operators) == 1 and row.operators[0] not in held_out]
-    cost = MlpRegressor(seed=0, steps=800).fit(known).cost(held_out)
+    found = named(name).fit(known).predict_operators(held_out)
     real = np.array([truth((spec,)) for spec in held_out])
-    assert np.median(np.abs(cost / real - 1)) < 0.25
-
-
-def test_expected_ms_is_differentiable_and_agrees_with_predict() -> None:
-    table = LookupTable().fit(rows())
-    space = Space((Choice("a", ("x", "y")), Choice("b", ("x", "skip"))))
-    options = {("a", "x"): (SPECS[0], SPECS[1]), ("a", "y"): (SPECS[2],), ("b", "x"): (SPECS[3],), ("b", "skip"): ()}
-    latency = SpaceLatency(table, SpaceOperators(space, (SPECS[4],), options))
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        arch = space.sample(rng)
-        weights = torch.from_numpy(space.encode(arch))
-        path = {c.name: weights[part].requires_grad_() for c, part in space.slices()}
-        expected = latency.expected_ms(path)
-        assert expected.item() == pytest.approx(latency.predict([arch]).ms[0], rel=1e-9)
-    soft = {"a": torch.tensor([0.25, 0.75], requires_grad=True), "b": torch.tensor([0.5, 0.5], requires_grad=True)}
-    latency.expected_ms(soft).backward()  # type: ignore[no-untyped-call]
-    for choice in space.choices:
-        costs = [table.operator_ms(options[choice.name, o]).sum() for o in choice.options]
-        assert soft[choice.name].grad is not None
-        np.testing.assert_allclose(soft[choice.name].grad, costs, rtol=1e-5, atol=1e-12)
-    with pytest.raises(LatencyModelError, match="'b'"):
-        latency.expected_ms({"a": soft["a"]})
-
-
-def test_the_fastest_architecture_is_the_fastest() -> None:
-    model = LookupTable().fit(rows())
-    space = Space((Choice("a", ("x", "y", "z")), Choice("b", ("x", "skip")), Choice("c", ("p", "q", "r"), 1, 2)))
-    rng = np.random.default_rng(4)
-    options = {
-        (c.name, o): () if o == "skip" else tuple(SPECS[i] for i in rng.integers(0, len(SPECS), 2))
-        for c in space.choices
-        for o in c.options
-    }
-    latency = SpaceLatency(model, SpaceOperators(space, (SPECS[4],), options))
-    every = [space.sample(rng) for _ in range(600)]
-    assert len(set(every)) == space.size
-    assert latency.predict([latency.fastest()]).ms[0] == pytest.approx(latency.predict(every).ms.min(), rel=1e-12)
-    share = float(np.mean(latency.predict(every).ms <= latency.quantile(0.3, rng)))
-    assert share == pytest.approx(0.3, abs=0.08)
+    assert np.median(np.abs(found.ms / real - 1)) < 0.25
 
 
 def test_the_interval_covers_what_it_says() -> None:
@@ -164,8 +146,8 @@ def test_the_interval_covers_what_it_says() -> None:
         rng = np.random.default_rng(seed)
         terms = np.column_stack([rng.uniform(0.5, 3.0, 140), np.ones(140)])
         ms = terms @ [1.1, 0.2] * np.exp(0.03 * rng.standard_normal(140))
-        fitted = calibrate(terms[:40], ms[:40], np.array([1.0, 0.0]), confidence=0.9)
-        found = fitted.predict(terms[40:])
+        fitted = calibrate(terms[:40], np.zeros(40), ms[:40], np.array([1.0, 0.0]), confidence=0.9)
+        found = fitted.predict(terms[40:] @ fitted.scale, np.zeros(100))
         inside.append(coverage(found.low, found.high, ms[40:]))
     assert 0.87 <= np.mean(inside) <= 0.97
 
@@ -178,9 +160,8 @@ def test_session_noise_widens_the_interval() -> None:
         terms = np.column_stack([rng.uniform(0.5, 3.0, 240), np.ones(240)])
         ms = terms @ [1.1, 0.2] * np.exp(0.02 * rng.standard_normal(240))
         other_session = ms * np.exp(0.03 * rng.standard_normal(240))
-        narrow, wide = (
-            calibrate(terms[:40], ms[:40], np.array([1.0, 0.0]), 0.9, noise).predict(terms[40:]) for noise in (0.0, 0.03)
-        )
+        fits = [calibrate(terms[:40], np.zeros(40), ms[:40], np.array([1.0, 0.0]), 0.9, noise) for noise in (0.0, 0.03)]
+        narrow, wide = (fitted.predict(terms[40:] @ fitted.scale, np.zeros(200)) for fitted in fits)
         assert (wide.high > narrow.high).all()
         inside.append(coverage(wide.low, wide.high, other_session[40:]))
     assert 0.87 <= np.mean(inside) <= 0.97

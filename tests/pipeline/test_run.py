@@ -78,7 +78,7 @@ def test_the_summary_says_everything(finished: tuple[Path, dict[str, Any]]) -> N
     assert summary["measured_ms"] <= summary["limit_ms"]
     assert summary["predicted_low_ms"] <= summary["predicted_ms"] <= summary["predicted_high_ms"] <= summary["limit_ms"]
     assert summary["parity_max_abs_error"] < 1e-4
-    assert {"noise floor", "table", "mlp", "linear", "macs only"} == {p["name"] for p in summary["predictor"]}
+    assert {"noise floor", "table", "mlp", "trees", "linear", "macs only"} == {p["name"] for p in summary["predictor"]}
     assert all(0 <= p["within_5"] <= p["within_10"] <= 1 and p["n"] == 5 for p in summary["predictor"])
     assert summary["seed"] == 3
     assert summary["table_rows"] > 50

@@ -9,8 +9,8 @@ import pytest
 
 from paceline.devices.device import Health
 from paceline.errors import LatencyModelError, StoreError
-from paceline.latency_models import collect
-from paceline.latency_models.collect import Collector, rows_of
+from paceline.latency_models.collection import collect
+from paceline.latency_models.collection.collect import Collector, rows_of
 from paceline.measurement import Artifact, Bench, DeviceInfo, Failure, Measurement, OpTime, TransientFailure
 from paceline.store import Store
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paceline.devices.device import Device
@@ -22,6 +23,9 @@ Many, so that the batches of one artifact lie seconds apart and a disturbance of
 
 TRIES = 3
 """How often an artifact is measured whose failure was transient, a crashed worker for example."""
+
+DEVICE_S, PURPOSE = "device_s", "measured_for"
+"""In a measurement's context: its share of the seconds that the device was busy, and what it was measured for."""
 
 REFERENCE = OpSpec(
     "CONV_2D",
@@ -46,16 +50,25 @@ class Pace:
 
 @dataclass(frozen=True)
 class Collector:
-    """Measures on one device under one Bench into a store; `folder` takes the single-operator models."""
+    """Measures on one device under one Bench into a store; `folder` takes the single-operator models.
+
+    `purpose` is kept with every measurement, so that what was spent on it can be told (see `spent_s`).
+    """
 
     device: Device
     bench: Bench
     store: Store
     folder: Path
+    purpose: str = ""
 
-    def measure(self, artifacts: Sequence[Artifact], reference: Artifact, progress: Progress = silent) -> list[Measurement]:
-        """A Measurement for each artifact, from the store where it is known. Failures are among them."""
-        known = self.store.find([a.sha256 for a in artifacts], self.device.info.fingerprint, self.bench)
+    def measure(
+        self, artifacts: Sequence[Artifact], reference: Artifact, progress: Progress = silent, again: bool = False
+    ) -> list[Measurement]:
+        """A Measurement for each artifact, from the store where it is known. Failures are among them.
+
+        With `again` all are measured, and replace what the store has.
+        """
+        known = {} if again else self.known(artifacts)
         todo = list({a.sha256: a for a in artifacts if a.sha256 not in known}.values())
         done = len(artifacts) - len(todo)
         progress(done, len(artifacts), "from the store" if not todo else "")
@@ -63,25 +76,51 @@ class Collector:
             self.store.add_device(self.device.info)
         for at in range(0, len(todo), GROUP):
             found = self._measured(todo[at : at + GROUP], reference)
-            self.store.add(list(found.values()))
             known |= found
             progress(min(done + at + GROUP, len(artifacts)), len(artifacts))
         return [known[a.sha256] for a in artifacts]
 
+    def known(self, artifacts: Sequence[Artifact]) -> dict[str, Measurement]:
+        """What the store has of `artifacts` on this device under this Bench, by sha256."""
+        return self.store.find([a.sha256 for a in artifacts], self.device.info.fingerprint, self.bench)
+
     def _measured(self, artifacts: Sequence[Artifact], reference: Artifact) -> dict[str, Measurement]:
-        """By artifact. What failed only this time is tried again."""
+        """By artifact. What failed only this time is tried again; every attempt is stored at once."""
         found: dict[str, Measurement] = {}
         for _ in range(TRIES):
             todo = [a for a in artifacts if a.sha256 not in found or isinstance(found[a.sha256].failure, TransientFailure)]
             if not todo:
                 break
-            found |= {m.artifact: m for m in self.device.measure(todo, self.bench, reference)}
+            new = measure_timed(self.device, todo, self.bench, reference)
+            if self.purpose:
+                new = [replace(m, context={**m.context, PURPOSE: self.purpose}) for m in new]
+            self.store.add(new)
+            found |= {m.artifact: m for m in new}
         return found
 
     def operators(self, specs: Sequence[OpSpec], progress: Progress = silent) -> list[Measurement]:
         """A Measurement for each operator, as a model of its own."""
         models = [write_operator(spec, self.folder) for spec in specs]
         return self.measure(models, write_operator(REFERENCE, self.folder), progress)
+
+    def spent_s(self) -> float:
+        """The seconds that the device was busy for `purpose` until now, attempts that failed included, in every process."""
+        events = self.store.events(self.device.info.fingerprint, limit=2**31 - 1)
+        mine = [e.context for e in events if e.bench == self.bench.key and e.context.get(PURPOSE) == self.purpose]
+        return sum(float(context.get(DEVICE_S, 0.0)) for context in mine)
+
+
+def measure_timed(device: Device, artifacts: Sequence[Artifact], bench: Bench, reference: Artifact | None) -> list[Measurement]:
+    """`Device.measure`, with every measurement's share of the time in its context: all that passed meanwhile on the device's
+    own clock (`clock`, where it has one, as simulated phones do), loading, waiting for it to cool and retries included.
+
+    A device that tells by itself, because it is elsewhere and calls wait for it, is believed.
+    """
+    clock = getattr(device, "clock", time)
+    start = clock.monotonic()
+    found = device.measure(artifacts, bench, reference)
+    share = f"{(clock.monotonic() - start) / max(len(found), 1):.6f}"
+    return [replace(m, context={DEVICE_S: share, **m.context}) for m in found]
 
 
 def rows_of(measurements: Sequence[Measurement], operators: Sequence[Sequence[OpSpec]], usual_ms: float | None) -> list[Row]:

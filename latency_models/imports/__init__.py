@@ -1,0 +1,1 @@
+"""Foreign latency tables and logs as bundles."""

@@ -1,0 +1,1 @@
+"""Latency on one search space: architectures as matrices, relaxed paths, chances of keeping a limit."""

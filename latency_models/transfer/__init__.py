@@ -1,0 +1,1 @@
+"""A new device from a few measurements and all devices known so far, and which measurements to take."""

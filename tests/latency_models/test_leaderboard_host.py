@@ -1,0 +1,39 @@
+"""The protocol `host` on this machine, with small networks of its own instead of timm's."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from paceline.latency_models.collection.building import Budget
+from paceline.latency_models.leaderboard.host import Host
+from paceline.measurement import silent
+from paceline.store import Store
+
+
+def load(name: str, seed: int) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Some convolutions whose width and number the name tells."""
+    width, depth = map(int, name.split("x"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, 2, 1), nn.ReLU6()]
+        for _ in range(depth):
+            layers += [nn.Conv2d(width, width, 3, 1, 1, groups=width), nn.Conv2d(width, width, 1), nn.ReLU6()]
+        return nn.Sequential(*layers).eval(), (3, 8, 8)
+
+
+def test_builds_a_table_and_judges_it_on_networks_it_never_saw(tmp_path: Path) -> None:
+    names = [f"{width}x{depth}" for width in (8, 16, 24, 32) for depth in (1, 2, 3)]
+    host = Host(tmp_path, tests=["12x2", "20x3", "28x1"], others=names, load=load, size=16, budget=Budget(rows=30))
+    table, tests, device = host.measured(silent)
+    assert len(table.rows) == 30
+    assert not {"12x2", "20x3", "28x1"} & {m.subject.removesuffix("-0") for m in table.measurements}
+    results = host.results(tmp_path, 2, (), silent)
+    with Store(tmp_path / "store.sqlite") as store:
+        rows = len(store.rows())
+    assert rows <= 30 + 2 * 3  # the second call measured nothing
+    assert {r.device for r in results} == {device}
+    assert [r.model for r in results if r.is_default]
+    assert {"macs only", "table"} <= {r.model for r in results}
+    assert all(r.noise_floor == float(tests.noise.mean()) and r.seeds == 2 for r in results)
+    assert 0 <= host.covered(table, tests) <= 1
