@@ -16,10 +16,10 @@ def operator_terms(operators: Sequence[OpSpec], ms: Floats, unknown: npt.NDArray
     """Shape (operators, terms). The cost `ms` of each operator alone; with `overheads` also what it costs more or less inside a
     network:
 
-    - shares of their own for depthwise convolutions, for operators without MACs and for those of `unknown` kinds, whose `ms` is
-      a guess;
-    - one per operator, since alone each pays for an invoke, and more for those without MACs and those unknown;
-    - megabytes of weights and of activations, since inside a network they come from farther away.
+    - shares of their own for depthwise convolutions and for operators without MACs;
+    - one per operator, since alone each pays for an invoke, and more for those without MACs;
+    - megabytes of weights and of activations, since inside a network they come from farther away;
+    - one per operator and per megabyte for those of `unknown` kinds, whose `ms` is a guess.
     """
     if not overheads:
         return ms[:, None]
@@ -27,12 +27,16 @@ def operator_terms(operators: Sequence[OpSpec], ms: Floats, unknown: npt.NDArray
     depthwise = np.array([kind_of(spec) == "DEPTHWISE_CONV_2D" for spec in operators], float)
     plain = (macs == 0).astype(float)
     guessed = unknown.astype(float)
-    return np.stack([ms, ms * depthwise, ms * plain, ms * guessed, count, plain, guessed, weights, moved, moved * guessed], axis=1)
+    return np.stack([ms, ms * depthwise, ms * plain, count, plain, weights, moved, guessed, moved * guessed], axis=1)
+
+
+GUESSED = (7, 8)
+"""The terms of operators of unknown kinds, which never make a network faster."""
 
 
 def plain_sum(overheads: bool) -> Floats:
     """The scale of the terms where nothing is known but the costs; the last is that of the base."""
-    return np.asarray(np.eye(11 if overheads else 2)[0])
+    return np.asarray(np.eye(10 if overheads else 2)[0])
 
 
 def summed(networks: Sequence[Network], operators: Sequence[OpSpec], values: Floats) -> Floats:

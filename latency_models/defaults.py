@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from paceline.latency_models.costs.by_class import ByClassCost
 from paceline.latency_models.costs.hybrid import HybridCost
 from paceline.latency_models.costs.macs import MacsCost
 from paceline.latency_models.costs.regressed import RegressedCost
+from paceline.latency_models.costs.similar import SimilarCost
 from paceline.latency_models.costs.table import TableCost
-from paceline.latency_models.features import LabelledFeatures, RateFeatures, ShapeFeatures
+from paceline.latency_models.features import RateFeatures, ShapeFeatures
 from paceline.latency_models.network_latency import NetworkLatency
-from paceline.latency_models.regressors.gaussian_process import GaussianProcessRegressor
 from paceline.latency_models.regressors.linear import LinearRegressor
 from paceline.latency_models.regressors.mlp import MlpRegressor
 from paceline.latency_models.regressors.trees import TreesRegressor
@@ -16,7 +17,9 @@ from paceline.latency_models.regressors.trees import TreesRegressor
 
 def default_model(seed: int, confidence: float = 0.9, session_noise: float = 0.0) -> NetworkLatency:
     """Exact rows where there are any, what the rows let expect where there are none."""
-    return NetworkLatency(HybridCost(_similar(seed)), confidence=confidence, session_noise=session_noise)
+    return NetworkLatency(
+        HybridCost(ByClassCost(SimilarCost(random_state=seed))), residual=True, confidence=confidence, session_noise=session_noise
+    )
 
 
 def table_model(confidence: float = 0.9, session_noise: float = 0.0, strict: bool = False) -> NetworkLatency:
@@ -37,12 +40,6 @@ def compared_models(seed: int, folds: int = 5) -> list[NetworkLatency]:
         RegressedCost(LinearRegressor(relative=True), RateFeatures(), "linear"),
     )
     return [*(NetworkLatency(cost, folds=folds) for cost in costs), macs_model(folds=folds)]
-
-
-def _similar(seed: int) -> RegressedCost:
-    """A Gaussian process on how much slower than its kind's rates an operator is: it learns which operators are alike."""
-    regressor = GaussianProcessRegressor(relative=True, labelled=True, refine=30, trust=0.05, random_state=seed)
-    return RegressedCost(regressor, LabelledFeatures(), "similar", rated=True)
 
 
 def _mlp(seed: int) -> RegressedCost:

@@ -98,15 +98,32 @@ def shapes(operators: Sequence[OpSpec]) -> Floats:
     return np.array([_shape(spec) for spec in operators], float).reshape(len(operators), len(SHAPES))
 
 
+@lru_cache(_CACHED)
 def kind_of(spec: OpSpec) -> str:
-    return principal(spec).kind
+    """The kind by what is computed: a matrix product with many rows is a 1x1 convolution, a convolution of one pixel fully
+    connected."""
+    main = principal(spec)
+    if main.kind == "FULLY_CONNECTED" and sizes(main)[0] > 1:
+        return "CONV_2D"
+    if main.kind == "CONV_2D" and sizes(main)[:2] == (1, 1) and main.inputs[1].shape[-1] == main.inputs[0].shape[-1]:
+        return "FULLY_CONNECTED"
+    return main.kind
+
+
+def class_of(spec: OpSpec) -> str:
+    """How a kernel spends its time: "dense" where every output reads all inputs of a window (convolution, matrix product),
+    "depthwise", or "other" where nothing is multiplied by weights."""
+    main = principal(spec)
+    if main.kind == "DEPTHWISE_CONV_2D":
+        return "depthwise"
+    return "dense" if main.macs else "other"
 
 
 @lru_cache(_CACHED)
 def group_of(spec: OpSpec) -> str:
     """Operators that a runtime executes with the same kernel, as far as keys tell: kind, window, stride, variant, type."""
     main = principal(spec)
-    words = [spec.kind]
+    words = [kind_of(spec), *spec.kind.split("+")[1:]]
     for name, size in (("", window_of(main)), ("stride ", pair(main, "stride")), ("dilation ", pair(main, "dilation"))):
         words += [name + "x".join(map(str, size))] if size != (1, 1) else []
     words += ["grouped"] if main.kind == "CONV_2D" and main.inputs[1].shape[-1] < main.inputs[0].shape[-1] else []
@@ -189,7 +206,8 @@ def _waste(count: int, vector: int) -> float:
 
 def _pattern(spec: OpSpec) -> str:
     """Which dimensions a reduction leaves out or a broadcast operand lacks: "over x." for pixels of NHWC, "over .x" for
-    the elements of rows, "" where there are none. Neighbours of the same sort count as one dimension, those of size 1 not at all."""
+    the elements of rows, "" where there are none. Neighbours of the same sort count as one dimension, those of size 1 not at
+    all."""
     if spec.kind in _REDUCING:
         axes = spec.attr("axes")
         full = spec.inputs[0].shape
@@ -207,7 +225,7 @@ def _pattern(spec: OpSpec) -> str:
 
 
 def _reduced(spec: OpSpec) -> tuple[int, int]:
-    """How many elements become one, and how many lie inside the reduced dimensions, next to each other; 1, 1 without reduction."""
+    """How many elements become one, and how many lie inside of the reduced dimensions; 1, 1 without a reduction."""
     axes = spec.attr("axes")
     if spec.kind not in _REDUCING or not isinstance(axes, tuple) or not axes:
         return 1, 1

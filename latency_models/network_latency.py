@@ -10,10 +10,15 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 
 from paceline.graph import OpSpec
-from paceline.latency_models.additive import distinct, operator_terms, plain_sum, summed
-from paceline.latency_models.calibration import calibrate, interval, margins
+from paceline.latency_models.additive import GUESSED, distinct, operator_terms, plain_sum, summed
+from paceline.latency_models.calibration import errors_of, fitted_scale, interval
 from paceline.latency_models.costs.operator_cost import OperatorCost, Source
 from paceline.latency_models.model import Floats, Network, Prediction, Row, single, whole
+from paceline.latency_models.network_residual import NetworkResidual, part_of
+from paceline.latency_models.network_residual import parts as described_parts
+
+_USUAL = 1.48
+"""The standard deviation of normal errors over their median size."""
 
 
 class NetworkLatency(BaseEstimator):  # type: ignore[misc]
@@ -21,8 +26,9 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
 
     `folds`: the calibration sees each network as one that is new: in so many parts, with costs that are fitted without the
     networks of a part and without the rows of operators that only they have. 0 where every operator that will ever be asked for
-    has a row, as in a search space. With `overheads` off the sum is only scaled. `confidence` is that of the intervals,
-    `session_noise` how far measurements of one network in two sessions differ (relative, root mean square).
+    has a row, as in a search space. With `overheads` off the sum is only scaled. With `residual` networks of like composition are
+    off by like factors (NetworkResidual), where held-out networks say so. `confidence` is that of the intervals, `session_noise`
+    how far measurements of one network in two sessions differ (relative, root mean square).
     """
 
     def __init__(
@@ -31,10 +37,11 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
         *,
         folds: int = 5,
         overheads: bool = True,
+        residual: bool = False,
         confidence: float = 0.9,
         session_noise: float = 0.0,
     ) -> None:
-        self.cost, self.folds, self.overheads = cost, folds, overheads
+        self.cost, self.folds, self.overheads, self.residual = cost, folds, overheads, residual
         self.confidence, self.session_noise = confidence, session_noise
 
     @property
@@ -44,28 +51,30 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
     def fit(self, rows: Sequence[Row]) -> Self:
         networks = [row.operators for row in whole(rows)]
         self.cost_: OperatorCost = clone(self.cost).fit(rows)
-        seen: list[tuple[list[int], OperatorCost]] = []
+        self.parts_ = sorted({part_of(spec) for network in networks for spec in network})
+        parts = list(self._parts(rows))
         errors = defaultdict[Source, list[float]](list)
-        for part, cost, left_out in self._parts(rows):
-            seen.append((part, cost))
-            found = cost.predict([row.operators[0] for row in left_out])
-            for row, source, ms in zip(left_out, cost.sources([row.operators[0] for row in left_out]), found, strict=True):
+        for cost, left_out in [*((cost, left_out) for _, cost, left_out in parts), *self._shuffled(rows)]:
+            operators = [row.operators[0] for row in left_out]
+            for row, source, ms in zip(left_out, cost.sources(operators), cost.predict(operators), strict=True):
                 errors[source].append(row.ms / ms - 1)
-        self.source_errors_: dict[str, float] = {s: float(np.sqrt(np.mean(np.square(e)))) for s, e in errors.items()}
-        self.operator_errors_ = np.sort([e / self.source_errors_[s] for s, every in errors.items() for e in every])
-        sums = np.zeros((len(networks), self._width))
-        for part, cost in seen:
-            held_out = [networks[i] for i in part]
-            specs = distinct(held_out)
-            sums[part] = summed(held_out, specs, self._terms(cost, specs))
-        self.calibration_ = calibrate(
-            np.column_stack([sums[:, 2:], np.ones(len(networks))]),
-            _doubts(sums[:, 0], sums[:, 1]),
-            np.array([row.ms for row in whole(rows)]),
+        self.source_errors_: dict[str, float] = {s: _USUAL * float(np.median(np.abs(e))) for s, e in errors.items()}
+        self.operator_errors_ = np.sort([e / max(self.source_errors_[s], 1e-9) for s, every in errors.items() for e in every])
+        known, new = self._sums(self.cost_, networks), self._sums(self.cost_, networks)
+        for part, cost, _ in parts:
+            new[part] = self._sums(cost, [networks[i] for i in part])
+        measured = np.array([row.ms for row in whole(rows)])
+        self.scale_, ms = fitted_scale(
+            self._with_base(known),
+            self._with_base(new),
+            measured,
             plain_sum(self.overheads),
-            self.confidence,
-            self.session_noise,
+            GUESSED if self.overheads else (),
         )
+        self.residual_ = NetworkResidual().fit(new[:, self._width :], ms, measured) if self.residual else None
+        factors = self.residual_.held_out_ if self.residual_ else 1.0
+        doubts = _doubts(new[:, 0], new[:, 1])
+        self.errors_ = errors_of(measured, ms * factors, doubts, self.confidence, self.session_noise)
         return self
 
     def predict(self, networks: Sequence[Network]) -> Prediction:
@@ -73,22 +82,36 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
         return self.of_sums(summed(networks, specs, self.addends(specs)))
 
     def addends(self, operators: Sequence[OpSpec]) -> Floats:
-        """What a prediction needs of each operator, to be summed over a network, shape (operators, 3): milliseconds that it adds,
-        its cost alone, and the variance of this."""
+        """What a prediction needs of each operator, to be summed over a network, shape (operators, …): milliseconds that it adds,
+        its cost alone, the variance of this, and what `NetworkResidual` needs."""
         terms = self._terms(self.cost_, operators)
-        return np.column_stack([terms[:, 2:] @ self.calibration_.scale[:-1], terms[:, :2]])
+        added = terms[:, 2 : self._width] @ self.scale_[:-1]
+        return np.column_stack([added, terms[:, :2], terms[:, self._width :]])
 
     def of_sums(self, sums: Floats) -> Prediction:
-        """The Prediction of networks whose `addends` have these sums, shape (networks, 3)."""
-        return self.calibration_.predict(sums[:, 0] + self.base_ms, _doubts(sums[:, 1], sums[:, 2]))
+        """The Prediction of networks whose `addends` have these sums, shape (networks, …).
+
+        No network is faster than half of the sum of what its operators cost alone: where the calibration says so, it was fitted
+        on networks that are much larger.
+        """
+        ms = np.maximum(sums[:, 0] + self.base_ms, sums[:, 1] / 2)
+        factors = self.residual_.factors(sums[:, 3:], ms) if self.residual_ else 1.0
+        return self.errors_.around(ms * factors, _doubts(sums[:, 1], sums[:, 2]))
 
     def operator_ms(self, operators: Sequence[OpSpec]) -> Floats:
-        """What each operator adds to a network that holds it, shape (operators,); with `base_ms` they add up to `predict`."""
+        """What each operator adds to a network that holds it, shape (operators,); with `base_ms` they add up to what `predict`
+        says without a `residual`."""
         return self.addends(operators)[:, 0]
+
+    def contributions(self, network: Network) -> tuple[Floats, float]:
+        """Milliseconds of each operator of the network, shape (operators,), and of its base, which add up to its prediction."""
+        added = self.operator_ms(network)
+        factor = float(self.predict([network]).ms[0]) / (self.base_ms + float(added.sum()))
+        return added * factor, self.base_ms * factor
 
     @property
     def base_ms(self) -> float:
-        return float(self.calibration_.scale[-1])
+        return float(self.scale_[-1])
 
     def predict_operators(self, operators: Sequence[OpSpec]) -> Prediction:
         """Milliseconds of each operator alone. An operator with a row is as certain as `session_noise` says."""
@@ -100,20 +123,25 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
         return self.cost_.sources(operators)
 
     @property
-    def margins(self) -> tuple[float, float]:
-        """Relative distance from a prediction to the ends of its interval, for networks whose every operator has a row."""
-        return margins(self.calibration_.errors, self.confidence)
-
-    @property
     def _width(self) -> int:
         return 1 + len(plain_sum(self.overheads))
 
     def _terms(self, cost: OperatorCost, operators: Sequence[OpSpec]) -> Floats:
-        """Per operator its cost alone, the variance of this, and the terms of the calibration but the base."""
+        """Per operator its cost alone, the variance of this, the terms of the calibration but the base (up to `_width`), and what
+        the residual needs."""
         ms, sources = cost.predict(operators), cost.sources(operators)
         unsure = np.array([self.source_errors_.get(source, 0.0) for source in sources], float)
         unknown = np.array([source == "unknown" for source in sources], bool)
-        return np.column_stack([ms, (ms * unsure) ** 2, operator_terms(operators, ms, unknown, self.overheads)])
+        terms = operator_terms(operators, ms, unknown, self.overheads)
+        described = described_parts(operators, ms, self.parts_) if self.residual else np.zeros((len(operators), 0))
+        return np.column_stack([ms, (ms * unsure) ** 2, terms, described])
+
+    def _sums(self, cost: OperatorCost, networks: Sequence[Network]) -> Floats:
+        specs = distinct(networks)
+        return summed(networks, specs, self._terms(cost, specs))
+
+    def _with_base(self, sums: Floats) -> Floats:
+        return np.column_stack([sums[:, 2 : self._width], np.ones(len(sums))])
 
     def _parts(self, rows: Sequence[Row]) -> Iterator[tuple[list[int], OperatorCost, list[Row]]]:
         """Indices of networks, the cost fitted as if these were new, and the rows of operators that it was fitted without."""
@@ -133,6 +161,15 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
             gone = {id(row) for row in (*left_out, *(networks[i] for i in part))}
             cost = self.cost_.without(only_here) or clone(self.cost).fit([row for row in rows if id(row) not in gone])
             yield part, cost, left_out
+
+    def _shuffled(self, rows: Sequence[Row]) -> Iterator[tuple[OperatorCost, list[Row]]]:
+        """The cost without every so manieth operator, and the rows of these, where that needs no fit."""
+        operators = single(rows)
+        for fold in range(self.folds):
+            left_out = operators[fold :: self.folds]
+            cost = self.cost_.without({row.operators[0] for row in left_out})
+            if cost is not None:
+                yield cost, left_out
 
 
 def _doubts(ms: Floats, variance: Floats) -> Floats:

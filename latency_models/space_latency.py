@@ -70,14 +70,14 @@ class SpaceLatency:
     def expected_ms(self, path: Mapping[str, Tensor], form: Form = soft) -> Tensor:
         """The latency of a relaxed path, a differentiable scalar: the mean over the codes that `form` makes of it.
 
-        `path` holds one weight per option of every choice; a hard path gives `predict`'s figure. Raises LatencyModelError for a
-        path of another space.
+        `path` holds one weight per option of every choice. Of the model only what is additive counts (`operator_ms`, `base_ms`);
+        where that is all of it, a hard path gives `predict`'s figure. Raises LatencyModelError for a path of another space.
         """
         codes = form(self.space, path)
         return (codes @ torch.from_numpy(self._option_ms).to(codes)).mean() + self._fixed_ms
 
     def fastest(self) -> Arch:
-        """The architecture that is predicted to be the fastest of the whole space: of every choice the cheapest options."""
+        """Of every choice the cheapest options: with an additive model the fastest architecture of the whole space."""
         picks = []
         for choice, part in self.space.slices():
             costs = self._option_ms[part]

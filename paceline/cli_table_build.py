@@ -91,7 +91,9 @@ def _on_each(
     names: Sequence[str], build_one: Callable[[str, Progress], Built], progress: Progress
 ) -> tuple[list[tuple[str, Built]], list[PacelineError]]:
     """All at the same time. A device that fails doesn't cost the tables of the others; whoever stops this stops them all."""
-    ended, found, troubles = threading.Event(), list[tuple[str, Built]](), list[PacelineError]()
+    ended = threading.Event()
+    found: list[tuple[str, Built]] = []
+    troubles: list[PacelineError] = []
 
     def watch(done: int, total: int, note: str = "") -> None:
         if ended.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ class Batch:
     cpu_share: float | None = None
     summary: Summary | None = None
 
-    @property
+    @cached_property
     def low(self) -> float:
         """The low quantile: p10 of the invokes, or the summary's."""
         return float(np.percentile(self.samples_ms, 10)) if self.summary is None else self.summary.low

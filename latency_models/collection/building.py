@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +20,7 @@ from paceline.latency_models.collection.collect import DEVICE_S, REFERENCE, Coll
 from paceline.latency_models.collection.planner import Costs, GreedyPlanner, Left, Planner
 from paceline.latency_models.features import group_of
 from paceline.latency_models.model import LatencyModel, Row, single, whole
-from paceline.measurement import Artifact, Measurement, Progress, TransientFailure, silent, usual_reference
+from paceline.measurement import REFERENCE_KEY, Artifact, Measurement, Progress, TransientFailure, silent, usual_reference
 
 _HOPELESS = 3
 """After so many failures and no success, no more operators of a group are tried."""
@@ -172,13 +172,13 @@ class TableBuilder:
         return operators, [c for c in self._corpus.networks if c.name not in done]
 
     def _rows(self) -> list[Row]:
-        """Operators and networks have each their reference, and so their usual pace."""
-        rows = []
-        for candidates in (self._corpus.operators, self._corpus.networks):
-            mine = [(c.operators, self._found[c.name]) for c in candidates if c.name in self._found]
-            usual = usual_reference(m for _, m in mine)
-            rows += [Row(operators, m.ms_at(usual)) for operators, m in mine]
-        return rows
+        """At the usual pace, that of each reference over all that was measured beside it."""
+        mine = [(c.operators, self._found[c.name]) for c in self._candidates() if c.name in self._found]
+        beside = defaultdict[str, list[Measurement]](list)
+        for operators, m in mine:
+            beside[m.context.get(REFERENCE_KEY, str(len(operators) > 1))].append(m)
+        usual = {id(m): usual for found in beside.values() for usual in [usual_reference(found)] for m in found}
+        return [Row(operators, m.ms_at(usual[id(m)])) for operators, m in mine]
 
     def _learn(self, rows: Sequence[Row]) -> None:
         networks = whole(rows)

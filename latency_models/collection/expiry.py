@@ -14,7 +14,7 @@ from paceline.latency_models.bundle.bundle import Bundle
 from paceline.latency_models.bundle.rows import MeasuredRow
 from paceline.latency_models.collection.collect import REFERENCE, Collector
 from paceline.latency_models.features import group_of
-from paceline.measurement import Artifact, DeviceInfo, Measurement, Progress, silent, usual_reference
+from paceline.measurement import REFERENCE_KEY, Artifact, DeviceInfo, Measurement, Progress, silent, usual_reference
 
 CARRIED = "carried_from"
 """In the context of a measurement that was taken over: the fingerprint under which it was measured."""
@@ -135,8 +135,10 @@ _Seen = list[tuple[MeasuredRow, Measurement]]
 def _chosen(earlier: Bundle, collector: Collector, count: int, without: Sequence[str]) -> list[tuple[MeasuredRow, Artifact]]:
     """Of each group those that lie evenly among its milliseconds and whose batches agree."""
     groups = defaultdict[str, list[MeasuredRow]](list)
+    beside = write_operator(REFERENCE, collector.folder).sha256
     for row in earlier.measured:
-        if len(row.operators) == 1 and row.measurement is not None and row.measurement.reference_ms:
+        m = row.measurement
+        if len(row.operators) == 1 and m is not None and m.reference_ms and m.context.get(REFERENCE_KEY, beside) == beside:
             groups[group_of(row.operators[0])].append(row)
     found = []
     for rows in groups.values():

@@ -12,7 +12,6 @@ from pathlib import Path
 from paceline.devices.bench import BenchOptions
 from paceline.devices.farm.farm import DeviceExecutor
 from paceline.errors import ConfigError
-from paceline.exporters.graphs import graph_from
 from paceline.latency_models.bundle.bundle import Bundle
 from paceline.latency_models.bundle.rows import OUTLIER, FailedRow
 from paceline.latency_models.bundle.stored import paced
@@ -99,6 +98,8 @@ def _artifact(source: str, folder: Path) -> Artifact:
     if path.suffix.lower() == ".onnx":
         raise ConfigError(f"{source}: tables are made of .tflite operators; give the .tflite of that network, or timm:NAME")
     if path.suffix.lower() != ".tflite":
+        from paceline.exporters.graphs import graph_from  # torch, which nothing else here needs
+
         return write_graph(source, partial(graph_from, source), folder)
     if not path.is_file():
         raise ConfigError(f"no file {source}; give a .tflite model, or timm:NAME")

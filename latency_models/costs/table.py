@@ -39,8 +39,8 @@ class Neighbours:
 
 
 class TableCost(BaseEstimator):  # type: ignore[misc]
-    """Exact rows. An operator without one costs its kind's rates, times what rows of its group (kind, window, stride …) around its
-    shape pay more or less; where there are none of its group, rows of its kind, or all.
+    """Exact rows. An operator without one costs its kind's rates, times what rows of its group (kind, window, stride …) around
+    its shape pay more or less; where there are none of its group, rows of its kind, or all.
 
     `strict` refuses operators without a row instead: LatencyModelError names them and the command that measures them.
     """

@@ -22,7 +22,7 @@ _HEAD_MACS = 64 * 10
 
 
 def reaching_output(codes: Codes) -> Codes:
-    """The cells without operators from which no path leads to the output: what is left when a runtime prunes backwards from it."""
+    """The cells without operators from which no path leads to the output: what a runtime leaves that prunes from there."""
     there = codes != _NONE
     second = there[:, 5]
     first = there[:, 4] | (there[:, 2] & second)

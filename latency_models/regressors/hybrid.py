@@ -81,7 +81,7 @@ class HybridRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def _worth(self, trunk: Floats, residual: Floats, targets: Floats, weights: Floats) -> float:
         """The best weight of the residual, 0 if no better than the trunk by a standard error."""
-        unit = targets if self.relative else np.abs(targets).mean()
+        unit = targets if self.relative else float(np.abs(targets).mean()) or 1.0
         before = np.abs(trunk - targets) / unit
         gains = [before - np.abs(self._joined(trunk, weight * residual) - targets) / unit for weight in WEIGHTS]
         means = [float(np.average(gain, weights=weights)) for gain in gains]

@@ -16,7 +16,7 @@ class Regressor(Protocol):
     (numbers, texts, arrays, tuples, dicts, other estimators of this package), so that `paceline.latency_models.saving` keeps it.
     """
 
-    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike) -> Self:
+    def fit(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> Self:
         """`X` has shape (rows, features), `y` milliseconds, shape (rows,)."""
 
     def predict(self, X: npt.ArrayLike) -> Floats:

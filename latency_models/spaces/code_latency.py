@@ -21,6 +21,7 @@ from paceline.latency_models.spaces.codes import Codes, checked, encode_all, one
 from paceline.latency_models.spaces.relaxed import Form, topk_st
 
 _BLOCK = 1 << 11  # architectures at a time: their features stay in the cache
+_SLIGHTLY, _EQUAL = 0.05, 1e-4  # no device repeats itself better than the latter
 
 
 @runtime_checkable
@@ -43,8 +44,8 @@ class CodeLatency(BaseEstimator):  # type: ignore[misc]
 
     What it gets wrong is known from `folds`-fold cross-validation: `error_`, its mean relative error, beside `ridge_error_`, that
     of a ridge on the same code, which is a fitted table. Where the ridge is clearly better (by more than one standard error of
-    the mean difference), `kept_` is False, and predictions are refused. Intervals are the regressor's own where it makes some
-    (IntervalRegressor), else those of the held-out errors, of this `confidence`.
+    the mean difference, a twentieth of its own error, and 0.01 %), `kept_` is False, and predictions are refused. Intervals are
+    the regressor's own where it makes some (IntervalRegressor), else those of the held-out errors, of this `confidence`.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class CodeLatency(BaseEstimator):  # type: ignore[misc]
         error, ridge_error = np.abs(held_out / measured - 1), np.abs(ridge / measured - 1)
         worse = error - ridge_error
         self.error_, self.ridge_error_ = float(error.mean()), float(ridge_error.mean())
-        self.kept_ = bool(worse.mean() <= worse.std(ddof=1) / np.sqrt(len(worse)))
+        chance = worse.std(ddof=1) / np.sqrt(len(worse))
+        self.kept_ = bool(worse.mean() <= max(chance, _SLIGHTLY * self.ridge_error_, _EQUAL))
         self.errors_ = np.sort(measured / held_out - 1)
         self.regressor_: Regressor = clone(self.regressor).fit(codes, measured)
         return self

@@ -38,8 +38,8 @@ def measured_curve(
 ) -> list[CurvePoint]:
     """Of a device on which the rows `picks` of `pool` were measured in this order, in `ms`, shape (picks,).
 
-    The error is what each model expects of itself over the whole pool: its spread there times its leave-one-out errors, the median of both. Raises
-    LatencyModelError for a count beyond the picks or below 2.
+    The error is what each model expects of itself over the whole pool: its spread there times its leave-one-out errors, the
+    median of both. Raises LatencyModelError for a count beyond the picks or below 2.
     """
     features = np.asarray(pool, dtype=np.float64)
     _check(counts, len(picks))

@@ -27,12 +27,12 @@ _PRETEND_ROWS = 100  # of each known device, to see which setting would have sui
 _UNLIKE = 0.2  # how probable it is that a new device is not like any known one, so that every setting may suit it
 _SHAPE_ERROR = 0.02  # of the regressors of the known shapes, relative to the mean latency
 _NEVER_SEEN = 0.1  # what features may matter that mattered on no known device, relative to the average feature
-_INDICATOR = 0.01  # what a column of 0 and 1, which says what something is, may matter relative to a quantity, which says how much
+_INDICATOR = 0.01  # what a column of 0 and 1, which says what something is, may matter, relative to one that says how much
 
 SETTINGS = tuple(
     Setting(deviation, interaction, familiar, noise)
     for deviation, interaction, familiar, noise in product(
-        (1e-4, 1e-3, 1e-2, 1e-1, 1.0), (0.0, 0.3), (True, False), (0.005, 0.02, 0.06, 0.2)
+        (1e-4, 1e-3, 1e-2, 1e-1), (0.0, 0.3), (True, False), (0.005, 0.02, 0.06, 0.2)
     )
 )
 
@@ -52,7 +52,9 @@ class KnownDevice:
 @dataclass(frozen=True)
 class DevicePrior:
     """Made by `device_prior`. `regressors` predict each known device's shape; features are standardised by `center` and `scale`,
-    and `relevance` is how much each may matter on a new device, in general and going by the known ones. `chances` of the `settings` add up to 1."""
+    and `relevance`, (2, features), is how much each may matter on a new device, in general and going by the known ones (mean 1).
+    `chances` of the `settings` add up to 1.
+    """
 
     names: tuple[str, ...]
     regressors: tuple[Regressor, ...]
@@ -71,9 +73,8 @@ class DevicePrior:
         shapes = self.shapes(X)
         mean = shapes.mean(axis=0)
         # A shape may come out near zero or below it where architectures are unlike all measured ones; latencies don't.
-        return PriorView(
-            np.maximum(mean, 0.05), (shapes - mean).T / np.sqrt(len(shapes)), features / np.sqrt(features.shape[1]), self.relevance
-        )
+        spread = (shapes - mean).T / np.sqrt(len(shapes))
+        return PriorView(np.maximum(mean, 0.05), spread, features / np.sqrt(features.shape[1]), self.relevance)
 
 
 def device_prior(

@@ -35,8 +35,8 @@ class PriorView:
     """What a prior says of some architectures, all relative to a device's mean latency.
 
     `mean`, shape (rows,), is the mean of the known shapes; `spread`, (rows, devices), how each known device differs from it;
-    `features`, (rows, features), are standardised, their squares adding up to about 1 per row; `relevance`, (2, features), says how
-    much each may matter (mean 1): in general, and going by the known devices.
+    `features`, (rows, features), are standardised, their squares adding up to about 1 per row; `relevance`, (2, features), says
+    how much each may matter (mean 1): in general, and going by the known devices.
     """
 
     mean: Floats
@@ -83,11 +83,11 @@ def probabilities(view: PriorView, ms: Floats, settings: Sequence[Setting], chan
 
     Settings that some of many rows all but rule out are not tried on all of them.
     """
-    tried = np.arange(len(settings))
+    tried = list(range(len(settings)))
     sample = np.unique(np.linspace(0, len(ms) - 1, min(_SAMPLE, len(ms))).astype(int))
     for rows in (sample,) if len(sample) == len(ms) else (sample, np.arange(len(ms))):
         found = np.full(len(settings), -np.inf)
         found[tried] = [log_likelihood(view.rows(rows), ms[rows], settings[i]) for i in tried] + np.log(chances[tried])
         scores = found - found.max()
-        tried = np.flatnonzero(scores >= _RULED_OUT)
+        tried = [int(i) for i in np.flatnonzero(scores >= _RULED_OUT)]
     return np.asarray(np.exp(scores) / np.exp(scores).sum())

@@ -51,8 +51,8 @@ class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         bad = np.flatnonzero(~(np.isfinite(ms) & (ms > 0)))
         if len(bad):
             raise LatencyModelError(
-                f"row {bad[0]} has {ms.ravel()[bad[0]]:g} ms, but latencies are positive and finite; {len(bad)} of {ms.size} rows "
-                "are like this. Drop them, or measure them again"
+                f"row {bad[0]} has {ms.ravel()[bad[0]]:g} ms, but latencies are positive and finite; {len(bad)} of {ms.size} "
+                "rows are like this. Drop them, or measure them again"
             )
         features, ms = validate_data(self, X, ms, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         view = self.prior.view(features)

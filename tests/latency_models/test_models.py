@@ -7,10 +7,10 @@ import pytest
 
 from paceline.errors import LatencyModelError
 from paceline.graph import OpSpec
-from paceline.latency_models.calibration import calibrate
+from paceline.latency_models.calibration import Errors, _ridge, errors_of, fitted_scale
 from paceline.latency_models.defaults import compared_models, default_model, table_model
 from paceline.latency_models.metrics import accuracy_of, coverage
-from paceline.latency_models.model import Row
+from paceline.latency_models.model import Floats, Row
 from paceline.latency_models.network_latency import NetworkLatency
 from paceline.latency_models.testing import LatencyModelTestSuite, truth
 
@@ -54,6 +54,8 @@ class TestInterpolatedTable(TestTable):
 
 
 class TestDefault(TestTable):
+    additive = False
+
     @pytest.fixture
     def model(self) -> NetworkLatency:
         return default_model(0)
@@ -108,15 +110,17 @@ def test_a_missing_row_is_named_with_the_command_that_measures_it() -> None:
         table.predict([[conv(9, 3, 8, 3), conv(10, 3, 8, 3)]])
 
 
-def test_an_unknown_kind_is_named() -> None:
+def test_an_operator_of_a_kind_without_rows_is_guessed_and_marked() -> None:
     relu = OpSpec("RELU", SPECS[0].inputs[:1], SPECS[0].inputs[:1])
-    for model in (default_model(0), table_model(), named("linear")):
-        with pytest.raises(LatencyModelError, match="never saw a RELU"):
-            model.fit(rows()).predict([[relu]])
+    for model in (default_model(0), table_model(), named("linear"), named("mlp")):
+        model.fit(rows())
+        assert model.sources([relu]) == ["unknown"]
+        assert 0 <= model.cost_.predict([relu])[0] < 0.1
+        assert model.predict([[SPECS[0], relu]]).ms[0] < 3 * model.predict([[SPECS[0], SPECS[0]]]).ms[0]
 
 
 def test_fitting_without_rows_says_what_is_missing() -> None:
-    for model in (default_model(0), named("linear")):
+    for model in (default_model(0), table_model(), named("linear")):
         with pytest.raises(LatencyModelError, match="needs measured operators"):
             model.fit(rows()[len(SPECS) :])
     with pytest.raises(LatencyModelError, match="needs measured networks"):
@@ -139,6 +143,11 @@ def test_operators_without_a_row_are_judged(name: str) -> None:
     assert np.median(np.abs(found.ms / real - 1)) < 0.25
 
 
+def calibrated(terms: Floats, ms: Floats, noise: float = 0.0) -> tuple[Floats, Errors]:
+    scale, held_out = fitted_scale(terms, terms, ms, np.array([1.0, 0.0]))
+    return scale, errors_of(ms, held_out, np.zeros(len(ms)), 0.9, noise)
+
+
 def test_the_interval_covers_what_it_says() -> None:
     """Over many calibrations: new measurements fall inside about as often as the confidence says."""
     inside = []
@@ -146,8 +155,8 @@ def test_the_interval_covers_what_it_says() -> None:
         rng = np.random.default_rng(seed)
         terms = np.column_stack([rng.uniform(0.5, 3.0, 140), np.ones(140)])
         ms = terms @ [1.1, 0.2] * np.exp(0.03 * rng.standard_normal(140))
-        fitted = calibrate(terms[:40], np.zeros(40), ms[:40], np.array([1.0, 0.0]), confidence=0.9)
-        found = fitted.predict(terms[40:] @ fitted.scale, np.zeros(100))
+        scale, errors = calibrated(terms[:40], ms[:40])
+        found = errors.around(terms[40:] @ scale, np.zeros(100))
         inside.append(coverage(found.low, found.high, ms[40:]))
     assert 0.87 <= np.mean(inside) <= 0.97
 
@@ -160,26 +169,70 @@ def test_session_noise_widens_the_interval() -> None:
         terms = np.column_stack([rng.uniform(0.5, 3.0, 240), np.ones(240)])
         ms = terms @ [1.1, 0.2] * np.exp(0.02 * rng.standard_normal(240))
         other_session = ms * np.exp(0.03 * rng.standard_normal(240))
-        fits = [calibrate(terms[:40], np.zeros(40), ms[:40], np.array([1.0, 0.0]), 0.9, noise) for noise in (0.0, 0.03)]
-        narrow, wide = (fitted.predict(terms[40:] @ fitted.scale, np.zeros(200)) for fitted in fits)
+        scale, errors = calibrated(terms[:40], ms[:40])
+        _, wider = calibrated(terms[:40], ms[:40], 0.03)
+        narrow, wide = (e.around(terms[40:] @ scale, np.zeros(200)) for e in (errors, wider))
         assert (wide.high > narrow.high).all()
         inside.append(coverage(wide.low, wide.high, other_session[40:]))
     assert 0.87 <= np.mean(inside) <= 0.97
 
 
-def test_held_out_residuals_are_those_of_refitting_without_the_network() -> None:
+def test_doubtful_networks_get_wider_intervals_where_doubts_tell_errors() -> None:
     rng = np.random.default_rng(0)
-    terms = np.column_stack([rng.uniform(0.5, 3.0, 12), np.ones(12)])
-    ms = terms @ [1.2, 0.1] * np.exp(0.05 * rng.standard_normal(12))
-    from paceline.latency_models.calibration import _ridge
+    doubts = rng.choice([0.0, 0.1], 400)
+    truth_ms = np.exp(np.where(doubts > 0, 0.05, 0.01) * rng.standard_normal(400))
+    errors = errors_of(truth_ms[:200], np.ones(200), doubts[:200], 0.9)
+    found = errors.around(np.ones(200), doubts[200:])
+    inside = (found.low <= truth_ms[200:]) & (truth_ms[200:] <= found.high)
+    for value in (0.0, 0.1):
+        assert 0.8 <= inside[doubts[200:] == value].mean() <= 0.99
+    assert (found.high - found.low).max() > 3 * (found.high - found.low).min()
 
-    weighted = terms / ms[:, None]
-    prior = np.array([1.0, 0.0])
-    _, held_out = _ridge(weighted, prior, 0.5)
+
+def test_held_out_predictions_are_those_of_refitting_without_the_network() -> None:
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.uniform(0.5, 3.0, 12), np.ones(12)])
+    noisy = x * np.exp(0.005 * rng.standard_normal((12, 2)))
+    both, prior, target = np.concatenate([x, noisy]), np.array([1.0, 0.0]), np.concatenate([x @ [1.2, 0.1]] * 2)
+    _, held_out = _ridge(both, target, prior, 0.01)
     for i in range(12):
-        rest = np.delete(weighted, i, axis=0)
-        w = prior + np.linalg.solve(rest.T @ rest + 0.5 * np.eye(2), rest.T @ (1 - rest @ prior))
-        assert held_out[i] == pytest.approx(1 / (weighted[i] @ w) - 1, rel=1e-9)
+        rest = np.delete(np.arange(24), [i, i + 12])
+        w = prior + np.linalg.solve(both[rest].T @ both[rest] + 0.01 * np.eye(2), both[rest].T @ (target - both @ prior)[rest])
+        assert held_out[i] == pytest.approx(noisy[i] @ w, rel=1e-6)
+
+
+def test_one_network_in_a_wrong_unit_does_not_move_the_others() -> None:
+    measured = rows(40)
+    wrong = [Row(r.operators, r.ms * 8) if i == len(SPECS) + 3 else r for i, r in enumerate(measured)]
+    clean, robust = (table_model(strict=True).fit(r).predict(networks(20, 5)).ms for r in (measured, wrong))
+    assert np.abs(robust / clean - 1).max() < 0.03
+
+
+def test_contributions_add_up_to_the_prediction() -> None:
+    model = default_model(0).fit(rows(40, noise=0.03))
+    for network in networks(5, 8):
+        added, base = model.contributions(network)
+        assert added.shape == (len(network),)
+        assert added.sum() + base == pytest.approx(model.predict([network]).ms[0], rel=1e-9)
+
+
+def test_sums_of_addends_are_predictions() -> None:
+    for model in (default_model(0), table_model(strict=True)):
+        model.fit(rows(40, noise=0.03))
+        some = networks(5, 8)
+        found = model.of_sums(np.array([model.addends(network).sum(axis=0) for network in some]))
+        expected = model.predict(some)
+        np.testing.assert_allclose(found.ms, expected.ms, rtol=1e-12)
+        np.testing.assert_allclose(found.high, expected.high, rtol=1e-12)
+
+
+def test_no_network_is_faster_than_half_of_its_operators() -> None:
+    """Networks so large that the fitted base is far below zero say nothing about small ones."""
+    sums = {network * 60: 60 * sum(truth((spec,)) for spec in network) for network in networks(60, 2)}
+    large = [Row(network, 1.2 * ms - 3.0) for network, ms in sums.items() if ms > 20]
+    model = table_model(strict=True).fit([Row((s,), truth((s,))) for s in SPECS] + large)
+    assert model.base_ms < -0.5
+    assert model.predict([SPECS[:1] * 2]).ms[0] == pytest.approx(truth(SPECS[:1]))
 
 
 def test_metrics_by_hand() -> None:

