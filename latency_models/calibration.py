@@ -113,7 +113,7 @@ def margins(errors: Floats, confidence: float) -> tuple[float, float]:
     if n == 0:
         return 0.0, 0.0
     rank = min(math.ceil((n + 1) * (1 + confidence) / 2), n)
-    return min(float(errors[n - rank]), 0.0), max(float(errors[rank - 1]), 0.0)
+    return float(errors[n - rank]), float(errors[rank - 1])
 
 
 def _surprise(errors: Floats, difficulty: Floats) -> float:

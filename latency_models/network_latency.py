@@ -71,6 +71,7 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
             plain_sum(self.overheads),
             GUESSED if self.overheads else (),
         )
+        self.least_ = float(np.min(measured / np.maximum(known[:, 0], 1e-12)) / 2) if networks else 0.0
         self.residual_ = NetworkResidual().fit(new[:, self._width :], ms, measured) if self.residual else None
         factors = self.residual_.held_out_ if self.residual_ else 1.0
         doubts = _doubts(new[:, 0], new[:, 1])
@@ -91,10 +92,10 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
     def of_sums(self, sums: Floats) -> Prediction:
         """The Prediction of networks whose `addends` have these sums, shape (networks, …).
 
-        No network is faster than half of the sum of what its operators cost alone: where the calibration says so, it was fitted
-        on networks that are much larger.
+        No network is faster, compared with the sum of what its operators cost alone, than half of the fastest that was measured:
+        where the calibration says so, it was fitted on networks that are much larger.
         """
-        ms = np.maximum(sums[:, 0] + self.base_ms, sums[:, 1] / 2)
+        ms = np.maximum(sums[:, 0] + self.base_ms, self.least_ * sums[:, 1])
         factors = self.residual_.factors(sums[:, 3:], ms) if self.residual_ else 1.0
         return self.errors_.around(ms * factors, _doubts(sums[:, 1], sums[:, 2]))
 

@@ -96,9 +96,11 @@ class TableBuilder:
             if budget.target_error is not None and len(rows) >= _GROWTH * self._judged:
                 self._judge(rows)
             good = budget.target_error is not None and self._error is not None and self._error <= budget.target_error
-            batch = [] if good else self._planner.plan(self._belief, *self._open(), left, self._costs)
+            operators, networks = self._open()
+            batch = [] if good else self._planner.plan(self._belief, operators, networks, left, self._costs)
             if not batch:
-                why = "the target error is met" if good else "the budget is spent" if left.exhausted else "nothing else fits"
+                spent_all = left.exhausted or operators or networks
+                why = "the target error is met" if good else "the budget is spent" if spent_all else "all there is was measured"
                 progress(len(rows), len(rows), why)
                 if len(rows) > self._judged:
                     self._judge(rows)
@@ -186,7 +188,8 @@ class TableBuilder:
 
     def _judge(self, rows: Sequence[Row]) -> None:
         if len(known_networks(rows)) >= _JUDGED:
-            self._error, self._judged = held_out_error(self._model, rows), len(rows)
+            error = held_out_error(self._model, rows)
+            self._error, self._judged = None if np.isnan(error) else error, len(rows)
 
 
 def held_out_error(model: LatencyModel, rows: Sequence[Row]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain, combinations
 from pathlib import Path
@@ -82,6 +82,15 @@ def model_corpus(models: Sequence[Artifact], seed: int) -> Corpus:
     mix = (*given, *(specs for specs in others if specs))
     operators = tuple(alone.get(spec, _alone(spec)) for spec in dict.fromkeys(chain(*mix)))
     return Corpus(mix, (1.0,) * len(given) + (0.2,) * (len(mix) - len(given)), operators, (*networks, *parts))
+
+
+def executed_corpus(corpus: Corpus, executed: Callable[[Network], Sequence[OpSpec]]) -> Corpus:
+    """The same with networks as a runtime executes them, fused operators as one for example (`fusion.executed`)."""
+    mix = tuple(tuple(executed(network)) for network in corpus.mix)
+    networks = tuple(replace(c, operators=tuple(executed(c.operators))) for c in corpus.networks)
+    alone = {c.operators[0]: c for c in corpus.operators}
+    specs = dict.fromkeys(chain(*mix, *(c.operators for c in networks)))
+    return Corpus(mix, corpus.weights, tuple(alone.get(spec, _alone(spec)) for spec in specs), networks)
 
 
 def widened(operators: Network, factor: float) -> tuple[OpSpec, ...]:

@@ -89,7 +89,7 @@ def models(seed: int) -> dict[str, NetworkLatency]:
         "trees": RegressedCost(
             TreesRegressor(True, n_estimators=100, learning_rate=0.12, random_state=seed), ShapeFeatures(), "trees"
         ),
-        "mlp": RegressedCost(MlpRegressor(True, members=2, epochs=30, random_state=seed), ShapeFeatures(), "mlp"),
+        "mlp": RegressedCost(MlpRegressor(True, members=2, epochs=30, batch_size=128, random_state=seed), ShapeFeatures(), "mlp"),
     }
     compared = {name: NetworkLatency(cost, folds=0) for name, cost in costs.items()}
     default = default_model(seed)

@@ -75,7 +75,13 @@ def test_it_stops_when_the_minutes_of_the_device_are_over(phone: Phone) -> None:
         table = phone.builder(CORPUS).build(Budget(minutes=minutes))
         assert 0.85 * minutes <= table.spent_s / 60 <= 1.05 * minutes
         assert whole(table.rows)
-        assert table.stopped in ("the budget is spent", "nothing else fits")
+        assert table.stopped == "the budget is spent"
+
+
+def test_it_stops_when_all_is_measured(phone: Phone) -> None:
+    corpus = replace(FEW, operators=FEW.operators[:9], networks=FEW.networks[:2])
+    table = phone.builder(corpus).build(Budget(rows=1000))
+    assert (len(table.rows), table.stopped) == (11, "all there is was measured")
 
 
 def test_all_the_time_of_the_device_is_counted(phone: Phone) -> None:

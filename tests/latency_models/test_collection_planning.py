@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from paceline.exporters import tflite
-from paceline.graph import Graph, Op, OpSpec
+from paceline.graph import Graph, Op, OpSpec, Quantization, TensorSpec, attrs
 from paceline.latency_models.collection.belief import Belief
 from paceline.latency_models.collection.block_networks import block_network, reference_network
-from paceline.latency_models.collection.candidates import Candidate, Corpus, block_corpus, model_corpus, widened
+from paceline.latency_models.collection.candidates import Candidate, Corpus, block_corpus, executed_corpus, model_corpus, widened
 from paceline.latency_models.collection.outlook import Outlook
 from paceline.latency_models.collection.planner import Costs, GreedyPlanner, Left
+from paceline.latency_models.model import Network
 from paceline.latency_models.testing import truth
 from paceline.measurement import Artifact, Bench
 
@@ -136,8 +137,6 @@ def test_given_models_are_cut_into_networks(tmp_path: Path) -> None:
 
 def test_quantised_models_keep_their_scales(tmp_path: Path) -> None:
     """Operators that their keys don't determine are cut out of the model."""
-    from paceline.graph import Quantization, TensorSpec, attrs
-
     image, result = TensorSpec((1, 8, 8, 4), "int8"), TensorSpec((1, 8, 8, 4), "int8")
     graph = Graph(
         (Op("LOGISTIC", ("x",), ("y",), attrs()),),
@@ -160,6 +159,21 @@ def test_wider_networks_fit_together() -> None:
     assert [s.outputs[0].shape[-1] for s in wide] == [72, 72, 32, 32]
     assert all(math.prod(s.inputs[1].shape) > 0 for s in wide)
     assert widened([OpSpec("RESHAPE", conv(4, 8, 8, 1).inputs[:1], conv(4, 8, 8, 1).outputs)], 2.0) == ()
+
+
+def test_networks_as_they_are_executed() -> None:
+    """A runtime that makes one operator of every activation and what comes before it, for example."""
+
+    def executed(network: Network) -> list[OpSpec]:
+        return [spec for spec in network if spec.kind not in ("LOGISTIC", "HARD_SWISH", "GELU")]
+
+    corpus = executed_corpus(CORPUS, executed)
+    assert [len(n) for n in corpus.mix] == [len(executed(n)) for n in CORPUS.mix]
+    assert not {"LOGISTIC", "HARD_SWISH", "GELU"} & {c.operators[0].kind for c in corpus.operators}
+    assert {c.operators[0] for c in corpus.operators} == {
+        s for n in (*corpus.mix, *(c.operators for c in corpus.networks)) for s in n
+    }
+    assert [c.name for c in corpus.networks] == [c.name for c in CORPUS.networks]
 
 
 def _candidate(spec: OpSpec) -> Candidate:

@@ -175,9 +175,8 @@ def test_no_file(tmp_path: Path) -> None:
 def test_real_devices_from_ten_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DATA is not None
     monkeypatch.setattr(nb201, "COUNTS", (10,))
-    results = nb201.PROTOCOL.results(Path(DATA), 1, nb201.TARGETS, silent)
-    found = [by_model([r for r in results if r.device == device], "A", 10) for device in nb201.TARGETS]
-    mean = {model: np.mean([of_device[model].spearman for of_device in found]) for model in found[0]}
-    assert mean["transfer"] >= 0.94
-    assert mean["transfer"] > mean["fitted table"]
-    assert mean["transfer"] > mean["macs only"]
+    results = nb201.PROTOCOL.results(Path(DATA), 1, ("raspi4", "gold_6226"), silent)
+    for device, least in (("raspi4", 0.9), ("gold_6226", 0.98)):
+        found = by_model([r for r in results if r.device == device], "A", 10)
+        assert found["transfer"].spearman >= least
+        assert found["transfer"].spearman > max(r.spearman for m, r in found.items() if "transfer" not in m)
