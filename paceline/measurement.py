@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -203,6 +203,19 @@ class Measurement:
     def _relative(self) -> tuple[float, ...]:
         references = self.reference_ms or (1.0,) * len(self.batch_ms)
         return tuple(ms / reference for ms, reference in zip(self.batch_ms, references, strict=True))
+
+    def joined(self, later: Measurement) -> Measurement:
+        """The batches of two sessions as those of one, with the later context; where one failed, the other."""
+        if later.failure is not None or self.failure is not None:
+            return later if self.failure is not None else self
+        both = self.reference_ms + later.reference_ms if self.reference_ms and later.reference_ms else ()
+        return replace(
+            later,
+            samples_ms=self.samples_ms + later.samples_ms,
+            cpu_share=self.cpu_share + later.cpu_share,
+            reference_ms=both,
+            summaries=self.summaries + later.summaries,
+        )
 
     def unstable(self, tolerance: float) -> bool:
         return self.failure is None and self.spread > tolerance

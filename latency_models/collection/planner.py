@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,11 +13,15 @@ from paceline.latency_models.collection.belief import Belief
 from paceline.latency_models.collection.candidates import Candidate, Corpus
 from paceline.latency_models.collection.collect import GROUP
 from paceline.latency_models.collection.outlook import Outlook
+from paceline.latency_models.features import group_of
 from paceline.latency_models.model import Floats
 from paceline.measurement import Bench
 
 NETWORKS = 8
 """The most networks of a batch: each takes as long as many operators, and the batch is what is planned without looking."""
+
+_SPREAD, _OF_GROUP = 13, 4
+"""Of a batch, the operators that are spread; and how many of a group come first among them."""
 
 _ROUNDS, _LOAD_S = 4.0, 0.05
 
@@ -122,6 +127,54 @@ class GreedyPlanner:
             else:
                 outlook.teach_network(at)
                 chosen.append(networks[at])
+
+
+class SpreadPlanner:
+    """What `GreedyPlanner` takes, and beside it operators that are spread over the corpus, `_SPREAD` of every batch.
+
+    The greedy choice is heavy operators; a regression on those alone extrapolates everything small or rare. So some of every
+    group are measured, and then any, drawn with a probability that grows slowly with their share of the networks' latency.
+    """
+
+    def __init__(self, corpus: Corpus, rng: np.random.Generator) -> None:
+        self._greedy, self._corpus, self._rng = GreedyPlanner(corpus), corpus, rng
+        self._groups = {c.name: group_of(c.operators[0]) for c in corpus.operators}
+
+    def plan(
+        self, belief: Belief, operators: Sequence[Candidate], networks: Sequence[Candidate], left: Left, costs: Costs
+    ) -> list[Candidate]:
+        best = self._greedy.plan(belief, operators, networks, left, costs)
+        heavy = [c for c in best if len(c.operators) == 1]
+        kept = heavy[: -(-len(heavy) * (GROUP - _SPREAD) // GROUP)]
+        taken = {c.name for c in kept}
+        others = self._drawn([c for c in operators if c.name not in taken], len(heavy) - len(kept), belief)
+        return [*(c for c in best if len(c.operators) > 1), *kept, *others]
+
+    def _drawn(self, operators: Sequence[Candidate], count: int, belief: Belief) -> list[Candidate]:
+        """Of groups with few rows first."""
+        if not count:
+            return []
+        open_names = {c.name for c in operators}
+        rows = Counter(group for name, group in self._groups.items() if name not in open_names)
+        share = self._shares(belief)[[belief.index[c.operators[0]] for c in operators]]
+        order = np.argsort(self._rng.exponential(size=len(operators)) / np.maximum(share, 1e-12) ** 0.25)
+        chosen: list[int] = []
+        for at in order:
+            group = self._groups[operators[at].name]
+            if rows[group] < _OF_GROUP and len(chosen) < count:
+                rows[group] += 1
+                chosen.append(int(at))
+        chosen += [int(at) for at in order if at not in set(chosen)][: count - len(chosen)]
+        return [operators[at] for at in chosen]
+
+    def _shares(self, belief: Belief) -> Floats:
+        """Of each operator that the belief knows, its part of the latency of the mix, shape (operators,)."""
+        shares = np.zeros(len(belief.ms))
+        for network, weight in zip(self._corpus.mix, self._corpus.weights, strict=True):
+            places = [belief.index[spec] for spec in network]
+            ms = belief.ms[places]
+            np.add.at(shares, places, weight * ms / ms.sum())
+        return shares
 
 
 class RandomPlanner:
