@@ -11,6 +11,7 @@ from paceline.errors import LatencyModelError
 from paceline.latency_models.bundle.bundle import Bundle
 from paceline.latency_models.bundle.rows import MeasuredRow
 from paceline.latency_models.defaults import default_model, macs_model, table_model
+from paceline.latency_models.fusion.execution import Execution
 from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
 from paceline.latency_models.model import Row, single, whole
 from paceline.latency_models.network_latency import NetworkLatency
@@ -46,7 +47,8 @@ def fit(bundle: Bundle, seed: int, confidence: float = 0.9, progress: Progress =
     if not given:
         raise LatencyModelError("there is no row to fit a model on; `paceline table build` measures some")
     found = checked(given)
-    rows, networks = found.rows, whole(found.rows)
+    rows = found.rows if bundle.fusion is None else Execution.from_json(bundle.fusion).learned_from(found.rows)
+    networks = whole(rows)
     models = [default_model(seed, confidence), table_model(confidence), macs_model(confidence)]
     accuracies, covered = tuple[Accuracy, ...](), None
     if len(networks) >= _ENOUGH and single(rows):

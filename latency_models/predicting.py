@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from paceline.errors import LatencyModelError
 from paceline.exporters.graphs import graph_from
-from paceline.graph import OpSpec
 from paceline.latency_models.bundle.bundle import Bundle
 from paceline.latency_models.fitting import fit
+from paceline.latency_models.fusion.execution import Execution
+from paceline.latency_models.model import Network
 from paceline.latency_models.network_latency import NetworkLatency
 
 TABLES = Path("runs/tables")
@@ -46,13 +47,13 @@ def default_table(device: str, delegate: str) -> Path:
     return TABLES / f"{device}-{delegate}.paceline"
 
 
-def load_networks(names: Sequence[str]) -> dict[str, list[OpSpec]]:
+def load_networks(names: Sequence[str]) -> dict[str, Network]:
     """The operators of `.tflite` files, `timm:NAME`s and the like, by what they were called. Raises ExportError."""
     return {name: graph_from(name).operators() for name in names}
 
 
 def predict_networks(
-    networks: dict[str, list[OpSpec]], table: Path, limit_ms: float | None = None, strict: bool = False
+    networks: Mapping[str, Network], table: Path, limit_ms: float | None = None, strict: bool = False
 ) -> list[Predicted]:
     """By the model in a table, or one that is fitted on it now.
 
@@ -60,12 +61,15 @@ def predict_networks(
     """
     bundle = Bundle.load(table)
     model: NetworkLatency = bundle.model or fit(bundle, seed=0).model
+    if bundle.fusion is not None:
+        execution = Execution.from_json(bundle.fusion)
+        networks = {name: execution.units(operators) for name, operators in networks.items()}
     if strict:
         _check_rows(model, networks, table)
     found = []
     for name, operators in networks.items():
         said = model.predict([operators])
-        each = model.operator_ms(operators)
+        each, base_ms = model.contributions(operators)
         sources = model.sources(operators)
         contributions = tuple(
             Contribution(spec.key, float(ms), source) for spec, ms, source in zip(operators, each, sources, strict=True)
@@ -80,7 +84,7 @@ def predict_networks(
                 low_ms=float(said.low[0]),
                 high_ms=float(said.high[0]),
                 chance=None if limit_ms is None else float(said.chance(limit_ms)[0]),
-                base_ms=float(said.ms[0] - each.sum()),
+                base_ms=base_ms,
                 row_share=exact / max(float(each.sum()), 1e-12),
                 contributions=contributions,
             )
@@ -88,7 +92,7 @@ def predict_networks(
     return found
 
 
-def _check_rows(model: NetworkLatency, networks: dict[str, list[OpSpec]], table: Path) -> None:
+def _check_rows(model: NetworkLatency, networks: Mapping[str, Network], table: Path) -> None:
     for name, operators in networks.items():
         missing = [s.key for s, source in zip(operators, model.sources(operators), strict=True) if source != "row"]
         if missing:

@@ -46,6 +46,10 @@ def build(
         Path | None,
         typer.Option(metavar="EARLIER", help="An older table of this device: only what moved since is measured again."),
     ] = None,
+    fusion: Annotated[
+        bool | None,
+        typer.Option("--fusion/--no-fusion", help="First find what the runtime runs as one. Default: where it isn't the CPU."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws what is generated.")] = 0,
     devices: DevicesFile = None,
     store: StorePlace = DEFAULT_STORE,
@@ -71,7 +75,7 @@ def build(
             raise ConfigError(f"--out is one file, but {len(names)} devices are meant: {', '.join(names)}. Leave it out")
         earlier = None if since is None else Bundle.load(since)
         purpose = purpose_of(models or (), folder, seed)
-        arguments = options, kept, folder, purpose, budget, seed, earlier
+        arguments = options, kept, folder, purpose, budget, seed, earlier, fusion
         with shown(as_json)("build the table") as progress:
             if len(names) == 1:
                 found, troubles = [(names[0], build_table(farm.on(names[0]), *arguments, progress))], list[PacelineError]()

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from urllib.parse import quote, unquote
 
@@ -98,6 +98,17 @@ class OpSpec:
         operands = [("@" if i in self.constants else "") + tensor_text(t) for i, t in enumerate(self.inputs)]
         words = [self.kind, *operands, "->", *(tensor_text(t) for t in self.outputs)]
         return " ".join(words + [f"{name}={_attr_text(value)}" for name, value in self.attrs])
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.kind, self.inputs, self.outputs, self.attrs, self.constants))
+
+    def __hash__(self) -> int:
+        return self._hash  # tables look operators up by the hundred thousand
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without what is cached: hashes of texts differ between processes."""
+        return {f.name: self.__dict__[f.name] for f in fields(self)}
 
     @classmethod
     def parse(cls, key: str) -> OpSpec:

@@ -1,5 +1,7 @@
 """Operators, their keys and what a Graph counts."""
 
+import pickle
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -115,3 +117,11 @@ def test_a_graph_in_the_wrong_order_is_refused() -> None:
         Graph(graph.ops[::-1], graph.tensors, graph.inputs, graph.outputs, graph.weights)
     with pytest.raises(ExportError, match="without shape or producer"):
         Graph(graph.ops, graph.tensors, graph.inputs, ("nowhere",), graph.weights)
+
+
+def test_operators_are_the_same_keys_in_another_process() -> None:
+    """Hashes of texts differ between processes, so a cached one must not travel."""
+    spec = OpSpec("ADD", (TensorSpec((1, 4)),) * 2, (TensorSpec((1, 4)),))
+    table = {spec: 1.0}
+    assert "_hash" not in pickle.loads(pickle.dumps(spec)).__dict__
+    assert table[pickle.loads(pickle.dumps(spec))] == 1.0

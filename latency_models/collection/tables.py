@@ -10,17 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from paceline.devices.bench import BenchOptions
+from paceline.devices.composed import CPU_DELEGATES
 from paceline.devices.farm.farm import DeviceExecutor
 from paceline.errors import ConfigError
 from paceline.latency_models.bundle.bundle import Bundle
 from paceline.latency_models.bundle.rows import OUTLIER, FailedRow
 from paceline.latency_models.bundle.stored import paced
 from paceline.latency_models.collection.building import Budget, Table, TableBuilder
-from paceline.latency_models.collection.candidates import Corpus, block_corpus, model_corpus, write_graph
+from paceline.latency_models.collection.candidates import Corpus, block_corpus, executed_corpus, model_corpus, write_graph
 from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.collection.expiry import Expiry, renew, stale
 from paceline.latency_models.collection.farm_device import FarmDevice
 from paceline.latency_models.defaults import default_model
+from paceline.latency_models.fusion.execution import find_execution
 from paceline.latency_models.row_checks import Checked, checked
 from paceline.measurement import Artifact, Bench, DeviceInfo, Progress, silent
 from paceline.store import Store
@@ -66,10 +68,13 @@ def build_table(
     budget: Budget,
     seed: int,
     earlier: Bundle | None = None,
+    fusion: bool | None = None,
     progress: Progress = silent,
 ) -> Built:
     """On the device behind `executor`. What is generated goes into `folder`.
 
+    `fusion`: find out first, beside the budget, which operators the device runs as one and what a model costs besides them; then
+    the rows are those of the units. None: where the delegate isn't the CPU, for there single operators show more than themselves.
     Rows of an `earlier` table of this device are taken over where they still hold. Raises as Device.measure and `stale` do.
     """
     device = FarmDevice(executor)
@@ -78,9 +83,16 @@ def build_table(
     expiry = None if earlier is None else stale(earlier, collector, progress=progress)
     if expiry is not None:
         renew(expiry, collector, progress)
-    table = TableBuilder(collector, purpose.corpus, default_model(seed)).build(budget, progress)
+    corpus, execution = purpose.corpus, None
+    if fusion or (fusion is None and bench.delegate not in CPU_DELEGATES):
+        execution = find_execution(device, bench, store, folder, corpus.mix, progress)
+        corpus = executed_corpus(corpus, execution.units)
+    table = TableBuilder(collector, corpus, default_model(seed)).build(budget, progress)
     found = checked(table.rows)
-    return Built(device.info, bench, table, found, _bundle(store, device.info, bench, table, found), expiry)
+    bundle = _bundle(store, device.info, bench, table, found)
+    if execution is not None:
+        bundle = replace(bundle, fusion=execution.to_json())
+    return Built(device.info, bench, table, found, bundle, expiry)
 
 
 def _bundle(store: Store, info: DeviceInfo, bench: Bench, table: Table, found: Checked) -> Bundle:

@@ -13,7 +13,7 @@ from paceline.errors import DataError
 from paceline.graph import OpSpec
 from paceline.latency_models.fusion.executed import executed
 from paceline.latency_models.fusion.figures import Estimate
-from paceline.latency_models.fusion.find import find_fusions
+from paceline.latency_models.fusion.find import find_fusions, precise
 from paceline.latency_models.fusion.fusions import Fusions
 from paceline.latency_models.fusion.measured_overheads import find_overheads
 from paceline.latency_models.fusion.overheads import Overheads
@@ -57,6 +57,6 @@ def find_execution(
 
     Raises as `find_fusions` and `find_overheads` do.
     """
-    overheads = find_overheads(device, bench, store, folder)
+    overheads = find_overheads(device, precise(bench), store, folder)
     pairs = list(dict.fromkeys([*pairs_in(networks), *common_pairs()]))
     return Execution(find_fusions(device, bench, store, folder, pairs, progress, overheads), overheads)

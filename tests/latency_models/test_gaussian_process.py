@@ -30,7 +30,7 @@ def _rows(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return X, y, rng.integers(1, 4, count).astype(float)
 
 
-@parametrize_with_checks([GaussianProcessRegressor()], expected_failed_checks=lambda estimator: _UNEQUAL)
+@parametrize_with_checks([GaussianProcessRegressor()], expected_failed_checks=lambda estimator: _UNEQUAL)  # type: ignore[untyped-decorator]
 def test_it_is_a_scikit_learn_estimator(estimator: GaussianProcessRegressor, check: object) -> None:
     check(estimator)  # type: ignore[operator]
 
