@@ -57,7 +57,8 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
         for cost, left_out in [*((cost, left_out) for _, cost, left_out in parts), *self._shuffled(rows)]:
             operators = [row.operators[0] for row in left_out]
             for row, source, ms in zip(left_out, cost.sources(operators), cost.predict(operators), strict=True):
-                errors[source].append(row.ms / ms - 1)
+                if ms > 0:  # MACs alone say nothing of operators without any
+                    errors[source].append(row.ms / ms - 1)
         self.source_errors_: dict[str, float] = {s: _USUAL * float(np.median(np.abs(e))) for s, e in errors.items()}
         self.operator_errors_ = np.sort([e / max(self.source_errors_[s], 1e-9) for s, every in errors.items() for e in every])
         known, new = self._sums(self.cost_, networks), self._sums(self.cost_, networks)

@@ -140,11 +140,11 @@ class _Fit:
         self._all = _rates(every, logs, start, 3.0)
         self._kinds = {k: _rates(every[at], logs[at], self._all, 1.5) for k, at in _places(map(kind_of, specs)).items()}
         groups = _places(map(group_of, specs))
-        self._groups = {g: _rates(every[at], logs[at], self._kinds[specs[at[0]].kind], 1.0) for g, at in groups.items()}
+        self._groups = {g: _rates(every[at], logs[at], self._kinds[kind_of(specs[at[0]])], 1.0) for g, at in groups.items()}
         self._rows = {g: len(at) for g, at in groups.items()}
 
     def ms(self, specs: Sequence[OpSpec]) -> Floats:
-        rates = [self._groups.get(group_of(spec), self._kinds.get(spec.kind, self._all)) for spec in specs]
+        rates = [self._groups.get(group_of(spec), self._kinds.get(kind_of(spec), self._all)) for spec in specs]
         return np.asarray((amounts(specs) * np.exp(rates)).sum(axis=1))
 
     def support(self, spec: OpSpec) -> int:
@@ -152,7 +152,7 @@ class _Fit:
         return self._rows.get(group_of(spec), 0)
 
     def knows(self, specs: Sequence[OpSpec]) -> bool:
-        return all(spec.kind in self._kinds for spec in specs)
+        return all(kind_of(spec) in self._kinds for spec in specs)
 
 
 def _rates(every: Floats, logs: Floats, near: Floats, freedom: float) -> Floats:

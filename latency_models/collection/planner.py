@@ -148,7 +148,7 @@ class SpreadPlanner:
         kept = heavy[: -(-len(heavy) * (GROUP - _SPREAD) // GROUP)]
         taken = {c.name for c in kept}
         others = self._drawn([c for c in operators if c.name not in taken], len(heavy) - len(kept), belief)
-        return [*(c for c in best if len(c.operators) > 1), *kept, *others]
+        return _affordable([*(c for c in best if len(c.operators) > 1), *kept, *others], belief, left, costs)
 
     def _drawn(self, operators: Sequence[Candidate], count: int, belief: Belief) -> list[Candidate]:
         """Of groups with few rows first."""
@@ -189,10 +189,15 @@ class RandomPlanner:
         few = -(-GROUP // self._per_network)
         drawn = [networks[i] for i in self._rng.permutation(len(networks))[:few]]
         drawn += [operators[i] for i in self._rng.permutation(len(operators))[:GROUP]]
-        chosen = []
-        for candidate in drawn:
-            seconds = costs.seconds(belief.predict([candidate.operators]))
-            if np.isfinite(left.price(seconds, 1.0)[0]):
-                chosen.append(candidate)
-                left = left.without(float(seconds[0]))
-        return chosen
+        return _affordable(drawn, belief, left, costs)
+
+
+def _affordable(candidates: Sequence[Candidate], belief: Belief, left: Left, costs: Costs) -> list[Candidate]:
+    """One after the other, those for which there is enough left."""
+    chosen = []
+    for candidate in candidates:
+        seconds = costs.seconds(belief.predict([candidate.operators]))
+        if np.isfinite(left.price(seconds, 1.0)[0]):
+            chosen.append(candidate)
+            left = left.without(float(seconds[0]))
+    return chosen

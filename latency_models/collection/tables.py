@@ -115,4 +115,4 @@ def _artifact(source: str, folder: Path) -> Artifact:
         return write_graph(source, partial(graph_from, source), folder)
     if not path.is_file():
         raise ConfigError(f"no file {source}; give a .tflite model, or timm:NAME")
-    return Artifact(path, path.name)
+    return Artifact(path.resolve(), path.name)

