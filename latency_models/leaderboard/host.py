@@ -36,7 +36,7 @@ from paceline.measurement import Artifact, Progress, usual_reference
 from paceline.store import Store
 
 BUDGET = Budget(minutes=15.0, rows=1190)
-"""With the networks among the rows: at most 1,000 of them are operators."""
+"""Operators and networks; with most of the networks among them, 1,000 operators are left."""
 Load = Callable[[str, int], tuple[nn.Module, tuple[int, int, int]]]
 
 
