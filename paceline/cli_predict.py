@@ -93,7 +93,8 @@ def _print_fit(found: Fit, console: Console) -> None:
 
 
 def _predictions(found: list[Predicted], limit_ms: float | None) -> Table:
-    table = Table("network", "ms", "interval", "measured rows", title=escape(found[0].device) if found else None)
+    where = escape(found[0].device) + (", a simulated device" if found[0].simulated else "")
+    table = Table("network", "ms", "interval", "measured rows", title=where)
     if limit_ms is not None:
         table.add_column(f"P(≤ {limit_ms:g} ms)")
     for p in found:

@@ -63,6 +63,7 @@ def test_operators_without_a_row_are_named(folder: Path, call: Call) -> None:
         call("predict", *arguments, "--strict")
     shown = CliRunner().invoke(app, ["predict", *arguments, "--ops", "--limit-ms", "5"], catch_exceptions=False).stdout
     assert "P(≤ 5 ms)" in shown
+    assert "mid, a simulated device" in shown
     assert "whole network" in shown
 
 
