@@ -40,6 +40,8 @@ class Predicted:
     base_ms: float
     row_share: float
     contributions: tuple[Contribution, ...]
+    warnings: tuple[str, ...]
+    """Operators that the device did not run when they were measured: the figure takes them as if it did."""
 
 
 def default_table(device: str, delegate: str) -> Path:
@@ -66,6 +68,7 @@ def predict_networks(
         networks = {name: execution.units(operators) for name, operators in networks.items()}
     if strict:
         _check_rows(model, networks, table)
+    failed = {row.subject: row.reason for row in bundle.failed}
     found = []
     for name, operators in networks.items():
         said = model.predict([operators])
@@ -87,6 +90,7 @@ def predict_networks(
                 base_ms=base_ms,
                 row_share=exact / max(float(each.sum()), 1e-12),
                 contributions=contributions,
+                warnings=tuple(f"{key}: {failed[key]}" for key in dict.fromkeys(s.key for s in operators) if key in failed),
             )
         )
     return found

@@ -62,6 +62,11 @@ def predict(
         return
     console = Console()
     console.print(_predictions(found, limit_ms))
+    for p in found:
+        for warning in p.warnings:
+            console.print(
+                f"[yellow]{escape(p.network)} holds what was not run when it was measured:[/] {escape(warning)}", soft_wrap=True
+            )
     for p in found if ops else ():
         console.print(_contributions(p))
 

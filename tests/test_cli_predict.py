@@ -80,3 +80,10 @@ def test_on_a_gpu_units_are_predicted_and_launches_are_not_counted_for_each(fold
     assert any("+" in c["operator"].split()[0] for c in said["contributions"])
     whole = next(row.ms for row in bundle.measured if row.subject == "one.tflite")
     assert said["ms"] == pytest.approx(whole, rel=0.1)
+
+
+def test_an_operator_that_the_gpu_left_is_named(folder: Path, call: Call) -> None:
+    tflite.save(block_network(np.random.default_rng(7)), folder / "left.tflite")
+    call("table", "build", "left.tflite", "--device", "mid", "--delegate", "gpu", "--rows", "80")
+    [said] = call("predict", "left.tflite", "--device", "mid", "--delegate", "gpu")
+    assert any(warning.startswith("RESIZE_NEAREST_NEIGHBOR") for warning in said["warnings"])

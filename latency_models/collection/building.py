@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
@@ -16,14 +16,11 @@ from paceline.exporters.operator_models import write_operator
 from paceline.latency_models.collection.belief import Belief
 from paceline.latency_models.collection.block_networks import reference_network
 from paceline.latency_models.collection.candidates import Candidate, Corpus, write_graph
-from paceline.latency_models.collection.collect import DEVICE_S, GROUP, REFERENCE, Collector
+from paceline.latency_models.collection.collect import DEVICE_S, GROUP, REFERENCE, SECOND, Collector
 from paceline.latency_models.collection.planner import Costs, Left, Planner, SpreadPlanner
 from paceline.latency_models.features import group_of
 from paceline.latency_models.model import LatencyModel, Row, single, whole
 from paceline.measurement import REFERENCE_KEY, Artifact, Measurement, Progress, TransientFailure, silent, usual_reference
-
-TWICE = "measured_twice"
-"""In the context of a measurement that holds the batches of two sessions."""
 
 _HOPELESS = 3
 """After so many failures and no success, no more operators of a group are tried."""
@@ -104,7 +101,7 @@ class TableBuilder:
             again = [] if good or batch else self._once_more(left)
             if again:
                 progress(len(rows), len(rows), f"{spent / 60:.1f} min of the device, networks a second time")
-                self._measure(again, again=True)
+                self._measure(again, once_more=True)
                 continue
             if not batch:
                 spent_all = left.exhausted or operators or networks
@@ -135,29 +132,26 @@ class TableBuilder:
 
     def _once_more(self, left: Left) -> list[Candidate]:
         """Networks that were measured in one session, where minutes are left over: sessions differ more than batches do."""
-        once = [c for c in self._corpus.networks if c.name in self._found and TWICE not in self._found[c.name].context]
+        once = [c for c in self._corpus.networks if c.name in self._found and SECOND not in self._found[c.name].context]
         seconds = self._costs.seconds(np.array([self._found[c.name].ms for c in once]))
         totals = np.cumsum(seconds) + 2 * seconds.max(initial=0.0)  # the reference is measured before and after
         return [c for c, total in zip(once, totals, strict=True) if total <= (left.seconds or 0.0)][:GROUP]
 
-    def _measure(self, batch: Sequence[Candidate], again: bool = False) -> None:
+    def _measure(self, batch: Sequence[Candidate], once_more: bool = False) -> None:
         artifacts = self._written(batch)
         if not artifacts:
             return
         folder = self._collector.folder
         several = len(artifacts[0][0].operators) > 1
         reference = write_graph("reference network", reference_network, folder) if several else write_operator(REFERENCE, folder)
-        found = self._collector.measure([artifact for _, artifact in artifacts], reference, again=again)
+        measure = self._collector.once_more if once_more else self._collector.measure
+        found = measure([artifact for _, artifact in artifacts], reference)
         lost = [m.failure.reason for m in found if isinstance(m.failure, TransientFailure)]
         if len(lost) == len(found):
             raise TransientDeviceError(
                 f"nothing can be measured now, the last reason: {lost[-1]}; try the same command again later"
             )
-        if again:
-            joined = [self._found[c.name].joined(m) for (c, _), m in zip(artifacts, found, strict=True)]
-            kept = [replace(m, context={k: v for k, v in m.context.items() if k != DEVICE_S} | {TWICE: "yes"}) for m in joined]
-            self._collector.store.add(kept)
-        for (candidate, _), m in zip(artifacts, kept if again else found, strict=True):
+        for (candidate, _), m in zip(artifacts, found, strict=True):
             self._keep(candidate, m)
         timed = [(m.ms, float(m.context[DEVICE_S])) for m in found if m.failure is None and DEVICE_S in m.context]
         self._costs.saw(np.array([ms for ms, _ in timed]), sum(seconds for _, seconds in timed))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from paceline.devices.device import Device
-from paceline.errors import LatencyModelError
+from paceline.errors import LatencyModelError, TransientDeviceError
 from paceline.exporters.operator_models import write_operator
 from paceline.graph import OpSpec, TensorSpec, attrs
 from paceline.latency_models.model import Row
@@ -26,6 +26,9 @@ TRIES = 3
 
 DEVICE_S, PURPOSE = "device_s", "measured_for"
 """In a measurement's context: its share of the seconds that the device was busy, and what it was measured for."""
+
+SECOND = "second_session"
+"""In the context of a measurement that holds the batches of two sessions, or why the second one failed."""
 
 REFERENCE = OpSpec(
     "CONV_2D",
@@ -97,6 +100,23 @@ class Collector:
             self.store.add(new)
             found |= {m.artifact: m for m in new}
         return found
+
+    def once_more(self, artifacts: Sequence[Artifact], reference: Artifact) -> list[Measurement]:
+        """Another session of artifacts that the store has; its batches join theirs, in the store too, when it is over.
+
+        A session that fails is noted in the context. Raises TransientDeviceError where all do, because the device is lost.
+        """
+        known = self.known(artifacts)
+        new = measure_timed(self.device, artifacts, self.bench, reference)
+        lost = [m.failure.reason for m in new if isinstance(m.failure, TransientFailure)]
+        if len(lost) == len(new):
+            raise TransientDeviceError(
+                f"nothing can be measured now, the last reason: {lost[-1]}; try the same command again later"
+            )
+        notes = [{PURPOSE: self.purpose, SECOND: m.failure.reason if m.failure else "joined"} for m in new]
+        joined = [replace(known[m.artifact].joined(m), context={**m.context, **note}) for m, note in zip(new, notes, strict=True)]
+        self.store.add(joined)
+        return joined
 
     def operators(self, specs: Sequence[OpSpec], progress: Progress = silent) -> list[Measurement]:
         """A Measurement for each operator, as a model of its own."""

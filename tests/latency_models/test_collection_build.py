@@ -17,7 +17,7 @@ from paceline.devices.simulated.profile import load_profile
 from paceline.errors import ConfigError, TransientDeviceError
 from paceline.latency_models.collection.building import Budget, Table, TableBuilder, held_out_error, known_networks
 from paceline.latency_models.collection.candidates import Corpus, block_corpus
-from paceline.latency_models.collection.collect import Collector
+from paceline.latency_models.collection.collect import SECOND, Collector
 from paceline.latency_models.collection.planner import Planner, RandomPlanner
 from paceline.latency_models.defaults import default_model, macs_model, table_model
 from paceline.latency_models.model import Row, single, whole
@@ -162,6 +162,19 @@ def test_a_lost_device_ends_the_build_and_keeps_what_was_measured(phone: Phone) 
     phone.phone.faults = Faults()
     phone.phone.clock.sleep(2e6)
     assert len(phone.builder(FEW).build(Budget(rows=12)).rows) == 12
+
+
+def test_minutes_that_are_left_go_into_a_second_session_of_the_networks(phone: Phone) -> None:
+    once = phone.builder(FEW).build(Budget(rows=1000))
+    twice = phone.builder(FEW).build(Budget(minutes=10.0))
+    assert [m.artifact for m in once.measurements] == [m.artifact for m in twice.measurements]
+    for before, after, row in zip(once.measurements, twice.measurements, twice.rows, strict=True):
+        again = len(row.operators) > 1
+        assert (len(after.samples_ms) > len(before.samples_ms)) == again
+        assert (SECOND in after.context) == again
+        assert after.samples_ms[: len(before.samples_ms)] == before.samples_ms
+    assert once.spent_s < twice.spent_s < 600
+    assert phone.builder(FEW).build(Budget(minutes=10.0)).spent_s == twice.spent_s
 
 
 def test_it_stops_at_the_target_error(phone: Phone) -> None:
