@@ -12,6 +12,17 @@ from paceline.errors import LatencyModelError
 from paceline.latency_models.model import Floats
 
 
+def check_positive(y: npt.ArrayLike) -> None:
+    """Raises LatencyModelError naming the first row whose target isn't positive and finite."""
+    targets = np.asarray(y, dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(targets) & (targets > 0)))
+    if len(bad):
+        raise LatencyModelError(
+            f"row {bad[0]} has the target {targets.ravel()[bad[0]]:g} ({len(bad)} of {targets.size} rows are like this), but "
+            "errors relative to a target need it positive and finite. Drop these rows, or measure them again"
+        )
+
+
 def checked_rows(
     estimator: Any, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None
 ) -> tuple[Floats, Floats, Floats]:
@@ -21,13 +32,7 @@ def checked_rows(
     scikit-learn's conventions) for everything else that can't be learned from.
     """
     if estimator.relative:
-        targets = np.asarray(y, dtype=np.float64)
-        bad = np.flatnonzero(~(np.isfinite(targets) & (targets > 0)))
-        if len(bad):
-            raise LatencyModelError(
-                f"row {bad[0]} has the target {targets.ravel()[bad[0]]:g} ({len(bad)} of {targets.size} rows are like this), but "
-                "errors relative to a target need it positive and finite. Drop these rows, or measure them again"
-            )
+        check_positive(y)
     features, targets = validate_data(estimator, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
     targets = np.asarray(targets, dtype=np.float64)
     if sample_weight is None:

@@ -13,8 +13,8 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from paceline.errors import LatencyModelError
 from paceline.latency_models.model import Floats, Prediction
+from paceline.latency_models.regressors.checks import check_positive
 from paceline.latency_models.regressors.hybrid import HybridRegressor
 from paceline.latency_models.transfer.prior import DevicePrior
 from paceline.latency_models.transfer.process import PriorView, covariance, factor_of, probabilities, variance
@@ -48,12 +48,7 @@ class TransferRegressor(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         Raises LatencyModelError for milliseconds that are not positive and finite.
         """
         ms = np.asarray(y, dtype=np.float64)
-        bad = np.flatnonzero(~(np.isfinite(ms) & (ms > 0)))
-        if len(bad):
-            raise LatencyModelError(
-                f"row {bad[0]} has {ms.ravel()[bad[0]]:g} ms, but latencies are positive and finite; {len(bad)} of {ms.size} "
-                "rows are like this. Drop them, or measure them again"
-            )
+        check_positive(ms)
         features, ms = validate_data(self, X, ms, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         view = self.prior.view(features)
         likely = probabilities(view, ms, self.prior.settings, self.prior.chances)
