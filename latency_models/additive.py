@@ -23,7 +23,7 @@ def operator_terms(operators: Sequence[OpSpec], ms: Floats, unknown: npt.NDArray
     """
     if not overheads:
         return ms[:, None]
-    count, macs, weights, moved = amounts(operators).T
+    count, macs, weights, moved, _ = amounts(operators).T
     depthwise = np.array([kind_of(spec) == "DEPTHWISE_CONV_2D" for spec in operators], float)
     plain = (macs == 0).astype(float)
     guessed = unknown.astype(float)

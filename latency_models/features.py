@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol, Self
 
 import numpy as np
@@ -20,19 +22,23 @@ from paceline.latency_models.model import Floats
 
 _CACHED = 1 << 16
 
-AMOUNTS = ("count", "mmacs", "weight_mb", "moved_mb")
+AMOUNTS = ("count", "mmacs", "weight_mb", "moved_mb", "mruns")
 
 SHAPES = (
     *("macs", "weights", "moved", "bytes", "intensity", "pixels_in", "pixels_out", "channels_in", "channels_out"),
     *("group_in", "group_out", "groups", "window_h", "window_w", "stride_h", "stride_w", "dilation_h", "dilation_w"),
     *("operands", "results", "fused", "repeats", "smallest_channels", "reduced", "inside"),
     *("waste_4", "waste_8", "waste_16", "waste_32", "waste_in_4", "waste_in_16", "waste_pixels_8"),
-    *("activated", "pad", "valid", "constant"),
+    *("activated", "pad", "valid", "constant", "runs", "run"),
 )
 """The columns of `shapes`."""
 
 _ELEMENTWISE = ("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW")
 _REDUCING = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD")
+_PIXELWISE = (
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "AVERAGE_POOL_2D", "MAX_POOL_2D", "RESIZE_BILINEAR"),
+    *("RESIZE_NEAREST_NEIGHBOR", "PAD", "PADV2", "MIRROR_PAD", "CONCATENATION", "SLICE", "STRIDED_SLICE", "SPLIT", "SOFTMAX"),
+)
 
 
 class OperatorFeatures(Protocol):
@@ -86,7 +92,8 @@ class LabelledFeatures(BaseEstimator):  # type: ignore[misc]
 
 
 def amounts(operators: Sequence[OpSpec]) -> Floats:
-    """Shape (operators, 4): 1, millions of MACs, megabytes of weights, megabytes of activations read and written."""
+    """Shape (operators, 5): 1, millions of MACs, megabytes of weights, megabytes of activations read and written, millions of
+    runs (`_runs`)."""
     return np.array([_amounts(spec) for spec in operators], float).reshape(len(operators), len(AMOUNTS))
 
 
@@ -175,13 +182,13 @@ def one_hot(operators: Sequence[OpSpec], label: Callable[[OpSpec], str], labels:
 def _amounts(spec: OpSpec) -> tuple[float, ...]:
     weights = sum(spec.inputs[i].bytes for i in spec.constants)
     moved = sum(t.bytes for t in (*spec.inputs, *spec.outputs)) - weights
-    return 1.0, sum(step.spec.macs for step in steps_of(spec)) / 1e6, weights / 1e6, moved / 1e6
+    return 1.0, sum(step.spec.macs for step in steps_of(spec)) / 1e6, weights / 1e6, moved / 1e6, _runs(spec) / 1e6
 
 
 @lru_cache(_CACHED)
 def _shape(spec: OpSpec) -> tuple[float, ...]:
     main = principal(spec)
-    macs, weights, moved = (1e6 * amount for amount in _amounts(spec)[1:])
+    macs, weights, moved, runs = (1e6 * amount for amount in _amounts(spec)[1:])
     pixels_in, pixels_out, channels_in, channels_out = sizes(spec)
     group_in = main.inputs[1].shape[-1] if main.kind == "CONV_2D" else channels_in
     groups = max(channels_in // max(group_in, 1), 1)
@@ -197,17 +204,35 @@ def _shape(spec: OpSpec) -> tuple[float, ...]:
     waste = [_waste(group_out, 4), _waste(group_out, 8), _waste(group_out, 16), _waste(group_out, 32)]
     waste += [_waste(group_in, 4), _waste(group_in, 16), _waste(pixels_out, 8)]
     flags = [main.attr("activation", "NONE") != "NONE", main.attr("pad") is not None, main.attr("padding") == "VALID"]
-    return (*(math.log1p(n) for n in logs), *waste, *map(float, flags), float(bool(spec.constants)))
+    lengths = (math.log1p(runs), math.log1p(moved / max(runs, 1.0)))
+    return (*(math.log1p(n) for n in logs), *waste, *map(float, flags), float(bool(spec.constants)), *lengths)
 
 
 def _waste(count: int, vector: int) -> float:
     return math.log(-(-count // vector) * vector / count) if count else 0.0
 
 
+def _runs(spec: OpSpec) -> int:
+    """How often a kernel starts on another stretch of memory, which has a price of its own where they are short: pixels, rows of
+    a reduction or a broadcast; 1 where all elements are treated alike."""
+    main = principal(spec)
+    if main.kind in (*_ELEMENTWISE, *_REDUCING):
+        return math.prod(elements for _, elements in _sections(main)[:-1])
+    if main.kind in _PIXELWISE:
+        return sizes(spec)[1] * max(len(main.inputs) - len(main.constants), 1)
+    return 1
+
+
 def _pattern(spec: OpSpec) -> str:
     """Which dimensions a reduction leaves out or a broadcast operand lacks: "over x." for pixels of NHWC, "over .x" for
-    the elements of rows, "" where there are none. Neighbours of the same sort count as one dimension, those of size 1 not at
-    all."""
+    the elements of rows, "" where there are none."""
+    marks = "".join(mark for mark, _ in _sections(spec))
+    return f"over {marks}" if "x" in marks else ""
+
+
+def _sections(spec: OpSpec) -> list[tuple[str, int]]:
+    """The elements of an operand, outer dimensions first: "x" and how many are reduced or broadcast over, "." and how many are
+    not. Neighbours of the same sort count as one dimension, those of size 1 not at all."""
     if spec.kind in _REDUCING:
         axes = spec.attr("axes")
         full = spec.inputs[0].shape
@@ -218,10 +243,9 @@ def _pattern(spec: OpSpec) -> str:
         padded = (1,) * (len(full) - len(smallest)) + smallest
         missing = {i for i, (n, own) in enumerate(zip(full, padded, strict=True)) if own < n}
     else:
-        return ""
-    marks = ["x" if i in missing else "." for i, n in enumerate(full) if n > 1]
-    merged = "".join(mark for i, mark in enumerate(marks) if i == 0 or mark != marks[i - 1])
-    return f"over {merged}" if "x" in merged else ""
+        return []
+    marks = (("x" if i in missing else ".", n) for i, n in enumerate(full) if n > 1)
+    return [(mark, math.prod(n for _, n in same)) for mark, same in groupby(marks, key=itemgetter(0))]
 
 
 def _reduced(spec: OpSpec) -> tuple[int, int]:

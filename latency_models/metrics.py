@@ -15,7 +15,7 @@ class Accuracy:
     """Of one predictor over n networks.
 
     Mean absolute and root mean square error relative to the measurement, shares within ±5 % and ±10 % (0 to 1), Spearman's rho
-    and Kendall's tau-b.
+    and Kendall's tau-b; `covered` is the share inside their intervals, None for a predictor without any.
     """
 
     name: str
@@ -26,10 +26,12 @@ class Accuracy:
     n: int
     rmspe: float = float("nan")
     kendall: float = float("nan")
+    covered: float | None = None
 
 
-def accuracy_of(name: str, predicted: Floats, measured: Floats) -> Accuracy:
-    """`predicted` and `measured` in milliseconds, shape (networks,). Rank correlations: NaN below 3 networks, for constants."""
+def accuracy_of(name: str, predicted: Floats, measured: Floats, interval: tuple[Floats, Floats] | None = None) -> Accuracy:
+    """`predicted`, `measured` and the ends of the `interval` in milliseconds, shape (networks,). Rank correlations: NaN below 3
+    networks, for constants. Intervals without width are none."""
     error = np.abs(predicted - measured) / measured
     ranked = len(measured) > 2 and np.ptp(predicted) > 0 and np.ptp(measured) > 0
     return Accuracy(
@@ -41,6 +43,7 @@ def accuracy_of(name: str, predicted: Floats, measured: Floats) -> Accuracy:
         n=len(measured),
         rmspe=float(np.sqrt(np.mean(error**2))),
         kendall=float(kendalltau(predicted, measured).statistic) if ranked else float("nan"),
+        covered=None if interval is None or (interval[0] == interval[1]).all() else coverage(*interval, measured),
     )
 
 

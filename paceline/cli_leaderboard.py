@@ -48,15 +48,16 @@ def leaderboard(
 def _table(results: list[Result]) -> Table:
     first = results[0]
     table = Table(
-        *("device", "k", "model", "Spearman", "Kendall", "error", "≤ 5 %", "≤ 10 %", "floor"),
+        *("device", "k", "model", "Spearman", "Kendall", "error", "≤ 5 %", "≤ 10 %", "covered", "floor"),
         title=f"{first.protocol}, test {first.test}: mean ± sd of {first.seeds} seeds",
     )
     for r in results:
         floor = "" if r.noise_floor is None else f"{r.noise_floor:.1%}"
+        covered = "" if r.covered is None else f"{r.covered:.0%}"
         name = f"[bold]{escape(r.model)}[/]" if r.is_default else escape(r.model)
         table.add_row(
             *(escape(r.device), str(r.k), name),
             *(f"{r.spearman:.3f}±{r.sd['spearman']:.3f}", f"{r.kendall:.3f}"),
-            *(f"{r.mape:.2%}±{r.sd['mape']:.2%}", f"{r.within_5:.1%}", f"{r.within_10:.1%}", floor),
+            *(f"{r.mape:.2%}±{r.sd['mape']:.2%}", f"{r.within_5:.1%}", f"{r.within_10:.1%}", covered, floor),
         )
     return table

@@ -21,8 +21,9 @@ from paceline.graph import OpSpec
 from paceline.latency_models.features import amounts, group_of, kind_of, shapes
 from paceline.latency_models.model import Floats, Network
 
-_RATES = np.array([2e-3, 0.1, 0.1, 0.1])
-"""Milliseconds for an operator, a million MACs, a megabyte of weights, one of activations, where nothing is known."""
+_RATES = np.array([2e-3, 0.1, 0.1, 0.1, 1.0])
+"""Milliseconds for an operator, a million MACs, a megabyte of weights, one of activations, a million runs, where nothing
+is known."""
 
 _FEW = 6
 """Rows from which on a group has rates of its own."""

@@ -35,20 +35,23 @@ _GROWTH = 1.2
 @dataclass(frozen=True)
 class Budget:
     """When to stop: after so many minutes of the device (`minutes`), so many `rows`, or at a held-out error (0.05: 5 %) of whole
-    networks, whatever comes first. Raises ConfigError where nothing says so."""
+    networks, whatever comes first; no more than so many rows are of `operators`. Raises ConfigError where nothing says so."""
 
     minutes: float | None = None
     rows: int | None = None
     target_error: float | None = None
+    operators: int | None = None
 
     def __post_init__(self) -> None:
-        given = [value for value in (self.minutes, self.rows, self.target_error) if value is not None]
+        given = [value for value in (self.minutes, self.rows, self.target_error, self.operators) if value is not None]
         if not given or min(given) <= 0:
             raise ConfigError("a table needs a budget above 0: minutes of the device, rows, or a target error")
 
-    def left(self, rows: int, spent_s: float) -> Left:
+    def left(self, rows: Sequence[Row], spent_s: float) -> Left:
         return Left(
-            None if self.rows is None else self.rows - rows, None if self.minutes is None else 60 * self.minutes - spent_s
+            None if self.rows is None else self.rows - len(rows),
+            None if self.minutes is None else 60 * self.minutes - spent_s,
+            None if self.operators is None else self.operators - len(single(rows)),
         )
 
 
@@ -92,7 +95,7 @@ class TableBuilder:
             rows = self._rows()
             self._learn(rows)
             spent = self._collector.spent_s()
-            left = budget.left(len(rows), spent)
+            left = budget.left(rows, spent)
             if budget.target_error is not None and len(rows) >= _GROWTH * self._judged:
                 self._judge(rows)
             good = budget.target_error is not None and self._error is not None and self._error <= budget.target_error

@@ -28,10 +28,11 @@ _ROUNDS, _LOAD_S = 4.0, 0.05
 
 @dataclass(frozen=True)
 class Left:
-    """What may still be measured: rows, seconds of the device; None without a limit."""
+    """What may still be measured: rows, seconds of the device, rows of operators; None without a limit."""
 
     rows: int | None = None
     seconds: float | None = None
+    operators: int | None = None
 
     def price(self, seconds: Floats, usual_s: float) -> Floats:
         """What measurements of so many seconds cost, as parts of what is left; inf where it is not enough.
@@ -44,11 +45,17 @@ class Left:
         price = seconds / time + (0.0 if self.rows is None else 1 / self.rows)
         return np.asarray(np.where(seconds <= (np.inf if self.seconds is None else self.seconds), price, np.inf))
 
-    def without(self, seconds: float) -> Left:
-        """After one more row."""
+    def without(self, seconds: float, operator: bool) -> Left:
+        """After one more row, of an operator or of a network."""
         return Left(
-            None if self.rows is None else self.rows - 1, None if self.seconds is None else max(self.seconds - seconds, 0.0)
+            None if self.rows is None else self.rows - 1,
+            None if self.seconds is None else max(self.seconds - seconds, 0.0),
+            None if self.operators is None else self.operators - operator,
         )
+
+    @property
+    def takes_operators(self) -> bool:
+        return self.operators is None or self.operators > 0
 
     @property
     def exhausted(self) -> bool:
@@ -110,6 +117,7 @@ class GreedyPlanner:
         while True:
             gains = [outlook.gains_of_operators()[places], outlook.gains_of_networks()]
             worth = [np.where(f, g / left.price(s, usual_s), 0.0) for f, g, s in zip(free, gains, seconds, strict=True)]
+            worth[0] *= left.takes_operators
             first = np.isin(kinds, list(unseen)) * worth[0]
             if first.max(initial=0.0) > 0:
                 worth = [first, np.zeros(len(networks))]
@@ -119,7 +127,7 @@ class GreedyPlanner:
             at = int(np.argmax(worth[which]))
             free[which][at] = False
             limits[which] -= 1
-            left = left.without(float(seconds[which][at]))
+            left = left.without(float(seconds[which][at]), operator=which == 0)
             if which == 0:
                 outlook.teach_operator(int(places[at]))
                 unseen.discard(operators[at].operators[0].kind)
@@ -197,7 +205,8 @@ def _affordable(candidates: Sequence[Candidate], belief: Belief, left: Left, cos
     chosen = []
     for candidate in candidates:
         seconds = costs.seconds(belief.predict([candidate.operators]))
-        if np.isfinite(left.price(seconds, 1.0)[0]):
+        operator = len(candidate.operators) == 1
+        if np.isfinite(left.price(seconds, 1.0)[0]) and (left.takes_operators or not operator):
             chosen.append(candidate)
-            left = left.without(float(seconds[0]))
+            left = left.without(float(seconds[0]), operator)
     return chosen

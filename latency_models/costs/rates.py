@@ -13,8 +13,9 @@ from paceline.graph import OpSpec
 from paceline.latency_models.features import AMOUNTS, amounts, kind_of
 from paceline.latency_models.model import Floats
 
-_USUAL = np.array([2e-3, 0.1, 0.1, 0.1])
-"""Milliseconds for an operator, a million MACs, a megabyte of weights and one of activations: only their proportions matter."""
+_USUAL = np.array([2e-3, 0.1, 0.1, 0.1, 1.0])
+"""Milliseconds for an operator, a million MACs, a megabyte of weights, one of activations, a million runs: only their proportions
+matter."""
 
 _FEW = 4
 """Rows below which a kind has the rates of all."""

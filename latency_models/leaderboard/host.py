@@ -30,13 +30,12 @@ from paceline.latency_models.collection.candidates import model_corpus, write_gr
 from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.defaults import compared_models, default_model, table_model
 from paceline.latency_models.leaderboard.result import Result, summarised
-from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
+from paceline.latency_models.metrics import Accuracy, accuracy_of
 from paceline.latency_models.model import Floats, single
 from paceline.measurement import Artifact, Progress, usual_reference
 from paceline.store import Store
 
-BUDGET = Budget(minutes=15.0, rows=1190)
-"""Operators and networks; with most of the networks among them, 1,000 operators are left."""
+BUDGET = Budget(minutes=15.0, operators=1000)
 Load = Callable[[str, int], tuple[nn.Module, tuple[int, int, int]]]
 
 
@@ -82,15 +81,11 @@ class Host:
         for seed in range(seeds):
             for model in (default_model(seed), table_model(), *compared_models(seed)):
                 predicted = model.fit(table.rows).predict(tests.networks)
-                accuracies.setdefault(model.name, []).append(accuracy_of(model.name, predicted.ms, tests.measured))
+                interval = predicted.low, predicted.high
+                accuracies.setdefault(model.name, []).append(accuracy_of(model.name, predicted.ms, tests.measured, interval))
         default, k = default_model(0).name, len(single(table.rows))
         floor = float(tests.noise.mean())
         return [summarised(self.name, "timm", device, k, name, name == default, a, floor) for name, a in accuracies.items()]
-
-    def covered(self, table: Table, tests: Tests, confidence: float = 0.9) -> float:
-        """The share of tests inside the default model's intervals."""
-        said = default_model(0, confidence).fit(table.rows).predict(tests.networks)
-        return coverage(said.low, said.high, tests.measured)
 
     def measured(self, progress: Progress) -> tuple[Table, Tests, str]:
         """The table and the tests, measured now or from the folder; and the device's name."""
@@ -101,9 +96,13 @@ class Host:
             collector = Collector(device, bench, store, self._folder / "operators", "leaderboard host")
             builder = TableBuilder(collector, model_corpus(others, seed=0), table_model())
             table = builder.build(self._budget, progress)
-            return table, self._judged(Collector(device, bench, store, self._folder / "operators"), progress), device.info.name
+            pairs = zip(table.rows, table.measurements, strict=True)
+            usual_ms = usual_reference([m for row, m in pairs if len(row.operators) > 1])
+            collector = Collector(device, bench, store, self._folder / "operators")
+            return table, self._judged(collector, usual_ms, progress), device.info.name
 
-    def _judged(self, collector: Collector, progress: Progress) -> Tests:
+    def _judged(self, collector: Collector, usual_ms: float | None, progress: Progress) -> Tests:
+        """At the pace of the table's networks, because milliseconds of another day's pace are others."""
         reference = write_graph("reference network", reference_network, collector.folder)
         passes = []
         for copy in (0, 1):
@@ -111,7 +110,7 @@ class Host:
             failed = [m for m in found if m.failure is not None]
             if failed:
                 raise DeviceError(f"{failed[0].subject} could not be measured: {failed[0].failure}")
-            passes.append(np.array([m.ms_at(usual_reference(found)) for m in found]))
+            passes.append(np.array([m.ms_at(usual_ms) for m in found]))
         operators = (tflite.read(self._written(name, 0).path).graph.operators() for name in self._tests)
         mean = (passes[0] + passes[1]) / 2
         return Tests(tuple(map(tuple, operators)), mean, np.abs(passes[1] - passes[0]) / mean)

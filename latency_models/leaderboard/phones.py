@@ -26,7 +26,7 @@ from paceline.errors import DataError
 from paceline.graph import macs_of
 from paceline.latency_models.costs.regressed import RegressedCost
 from paceline.latency_models.defaults import default_model, macs_model
-from paceline.latency_models.features import RateFeatures, ShapeFeatures, amounts, group_of
+from paceline.latency_models.features import AMOUNTS, RateFeatures, ShapeFeatures, amounts, group_of
 from paceline.latency_models.leaderboard.parallel import each
 from paceline.latency_models.leaderboard.phones_data import PhoneNetwork, devices_of, read_networks
 from paceline.latency_models.leaderboard.result import Result, summarised
@@ -97,13 +97,15 @@ def models(seed: int) -> dict[str, NetworkLatency]:
 
 
 def predicted(networks: Sequence[PhoneNetwork], device: str, seed: int) -> dict[str, Floats]:
-    """By model, milliseconds of every network, each predicted by a model that saw nothing of it, shape (networks,)."""
+    """By model, milliseconds of every network and the ends of their intervals, each predicted by a model that saw nothing of it,
+    shape (3, networks)."""
     found: dict[str, Floats] = {}
     for train, test in KFold(FOLDS, shuffle=True, random_state=seed).split(networks):
         rows = [row for i in train for row in networks[i].rows(device)] + [networks[i].row(device) for i in train]
         unseen = [networks[i].operators for i in test]
         for name, model in models(seed).items():
-            found.setdefault(name, np.zeros(len(networks)))[test] = model.fit(rows).predict(unseen).ms
+            said = model.fit(rows).predict(unseen)
+            found.setdefault(name, np.zeros((3, len(networks))))[:, test] = said.ms, said.low, said.high
     return found
 
 
@@ -149,16 +151,17 @@ def _parts_elsewhere(networks: Sequence[PhoneNetwork], others: Sequence[str]) ->
 
 def _amounts_by_group(network: PhoneNetwork, groups: Sequence[str]) -> Floats:
     index = {group: i for i, group in enumerate(groups)}
-    sums = np.zeros((len(groups), 4))
+    sums = np.zeros((len(groups), len(AMOUNTS)))
     np.add.at(sums, [index[group_of(spec)] for spec in network.operators], amounts(network.operators))
     return sums.ravel()
 
 
 def _both_tests(job: _Job) -> dict[str, dict[str, Accuracy]]:
     ms = np.array([network.ms[job.device] for network in job.networks])
-    on_networks = {name: accuracy_of(name, p, ms) for name, p in predicted(job.networks, job.device, job.seed).items()}
-    found, rest = transferred(job.networks, job.device, job.seed)
-    return {"networks": on_networks, "device": {name: accuracy_of(name, p, rest) for name, p in found.items()}}
+    found = predicted(job.networks, job.device, job.seed)
+    on_networks = {name: accuracy_of(name, said, ms, (low, high)) for name, (said, low, high) in found.items()}
+    elsewhere, rest = transferred(job.networks, job.device, job.seed)
+    return {"networks": on_networks, "device": {name: accuracy_of(name, said, rest) for name, said in elsewhere.items()}}
 
 
 def family_of(name: str) -> str:

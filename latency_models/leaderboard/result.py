@@ -20,7 +20,8 @@ class Result:
     """Means over `seeds`, with their standard deviations in `sd`. `k` is how many measurements of the device were used.
 
     `noise_floor` is the mean relative difference between two measurements of the same thing (or what the data allow to say
-    instead, see the protocol), None where the data can't tell.
+    instead, see the protocol), None where the data can't tell. `covered` is the share of the test inside the intervals of
+    confidence 0.9, None for a model without intervals.
     """
 
     protocol: str
@@ -37,6 +38,7 @@ class Result:
     within_5: float
     within_10: float
     noise_floor: float | None
+    covered: float | None = None
     sd: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -66,4 +68,8 @@ def summarised(
     values = {name: np.array([getattr(a, name) for a in accuracies]) for name in METRICS}
     means = {name: float(v.mean()) for name, v in values.items()}
     sd = {name: float(v.std(ddof=1)) if len(v) > 1 else 0.0 for name, v in values.items()}
-    return Result(protocol, test, device, k, model, is_default, len(accuracies), noise_floor=noise_floor, sd=sd, **means)
+    shares = [a.covered for a in accuracies if a.covered is not None]
+    covered = float(np.mean(shares)) if shares else None
+    return Result(
+        protocol, test, device, k, model, is_default, len(accuracies), noise_floor=noise_floor, covered=covered, sd=sd, **means
+    )

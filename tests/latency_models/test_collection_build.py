@@ -73,7 +73,7 @@ def test_the_error_falls_with_the_budget_and_beats_random_picks(tmp_path: Path) 
 def test_it_stops_when_the_minutes_of_the_device_are_over(phone: Phone) -> None:
     for minutes in (0.2, 0.4):
         table = phone.builder(CORPUS).build(Budget(minutes=minutes))
-        assert 0.85 * minutes <= table.spent_s / 60 <= minutes + 1 / 60  # the last batch may take some second more than expected
+        assert 0.85 * minutes <= table.spent_s / 60 <= minutes + 2 / 60  # as expected within a batch
         assert whole(table.rows)
         assert table.stopped == "the budget is spent"
 

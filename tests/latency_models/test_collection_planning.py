@@ -83,6 +83,7 @@ def test_the_plan_prefers_what_counts_and_covers_every_kind() -> None:
     assert [c.operators[0] for c in plan] in ([often, other, seldom], [other, often, seldom])
     assert len(planner.plan(belief, operators, (), Left(rows=1), costs)) == 1
     assert planner.plan(belief, operators, (), Left(rows=0), costs) == []
+    assert len(planner.plan(belief, operators, (), Left(seconds=60.0, operators=2), costs)) == 2
     assert planner.plan(belief, operators, (), Left(seconds=1e-3), costs) == []
 
 

@@ -22,6 +22,7 @@ from paceline.latency_models.costs.similar import SimilarCost
 from paceline.latency_models.costs.table import TableCost
 from paceline.latency_models.defaults import compared_models, default_model, table_model
 from paceline.latency_models.features import (
+    AMOUNTS,
     SHAPES,
     LabelledFeatures,
     RateFeatures,
@@ -101,6 +102,21 @@ def test_groups_tell_variants_apart() -> None:
     ]
     assert len({group_of(spec) for spec in variants}) == len(variants)
     assert group_of(mean((1, 7, 7, 9), (1, 2))) == group_of(mean((1, 28, 28, 64), (1, 2)))
+
+
+def test_runs_are_where_a_kernel_starts_anew() -> None:
+    def runs(spec: OpSpec) -> float:
+        return round(1e6 * dict(zip(AMOUNTS, amounts([spec])[0], strict=True))["mruns"])
+
+    full = (1, 14, 14, 32)
+    assert runs(elementwise("ADD", full, full)) == 1
+    assert runs(elementwise("ADD", full, ())) == 1
+    assert runs(elementwise("ADD", full, (32,))) == 196
+    assert runs(elementwise("MUL", (196, 4, 8), (1, 4, 1))) == 196 * 4
+    assert runs(mean(full, (1, 2))) == 196  # over pixels: a stretch of 32 channels at a time
+    assert runs(mean(full, (3,))) == 196
+    assert runs(mean((196, 4, 8), (0, 2))) == 196 * 4
+    assert runs(conv(14, 17, 33, 3, stride=2)) == 49
 
 
 def test_a_matrix_product_with_many_rows_is_a_convolution_of_1x1() -> None:
