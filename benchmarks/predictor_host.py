@@ -25,15 +25,13 @@ from paceline.latency_models.defaults import compared_models, table_model
 from paceline.latency_models.metrics import accuracy_of, coverage
 from paceline.latency_models.model import Row
 from paceline.measurement import usual_reference
-from paceline.pipeline import spaces
 from paceline.pipeline.latency import measured_networks
 from paceline.pipeline.networks import Builder, sample_archs
 from paceline.pipeline.operators import space_operators
+from paceline.pipeline.spaces import SPACES, find_space
 from paceline.progress import progress
 from paceline.seeds import Seeds
 from paceline.store import Store
-
-SPACES = ("mobile_small", "mobile_imagenet")
 
 
 class Stopwatch:
@@ -50,7 +48,7 @@ class Stopwatch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", choices=SPACES, default="mobile_small")
+    parser.add_argument("--space", choices=list(SPACES), default="mobile_small")
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 96])
     parser.add_argument("--fit", type=int, default=40, help="networks of each size to fit on")
     parser.add_argument("--test", type=int, default=50, help="networks of each size to test on")
@@ -65,7 +63,7 @@ def main() -> None:
         collector = Collector(device, device.default_bench(options.delegate), store, Path(place) / "operators")
         for size in options.sizes:
             seeds = Seeds(options.seed)
-            net = getattr(spaces, options.space)(3, 10, size, seed=seeds.seed("weights"))
+            net = find_space(options.space).chain.for_images(3, 10, size).supernet(seeds.seed("weights"))
             example = torch.zeros(1, 3, size, size)
             with progress(f"trace {size} px") as shown:
                 builder = Builder(net, space_operators(net, example, progress=shown), example, Path(place) / str(size), seeds)

@@ -102,12 +102,15 @@ def to_conv(form: ConvForm, dtype: torch.dtype, device: torch.device | str = "cp
         device="meta",
         dtype=dtype,
     )
-    for name, exact in (("weight", form.kernel), ("bias", form.bias)):
-        cast = exact.to(device, dtype)
-        if not torch.isfinite(cast).all():
-            raise MergeError(f"the merged {name} is not finite in {dtype}; look for broken running statistics in its BatchNorms")
-        setattr(conv, name, nn.Parameter(cast))
+    _cast_into(conv, form.kernel, form.bias, dtype, device)
     return conv
+
+
+def to_linear(form: ConvForm, dtype: torch.dtype, device: torch.device | str = "cpu") -> nn.Linear:
+    """A linear layer with bias that computes a 1x1 form of one group on the last axis. Raises MergeError as `to_conv` does."""
+    layer = nn.Linear(form.in_channels, form.out_channels, device="meta", dtype=dtype)
+    _cast_into(layer, expand_groups(form.kernel, form.groups, 1)[:, :, 0, 0], form.bias, dtype, device)
+    return layer
 
 
 def identity_kernel(channels: int, groups: int = 1, size: tuple[int, int] = (1, 1)) -> Tensor:
@@ -186,6 +189,16 @@ def add(a: ConvForm, b: ConvForm) -> ConvForm:
 
     mode = a.padding_mode if any(a.padding) else b.padding_mode
     return ConvForm(placed(a) + placed(b), a.bias + b.bias, a.stride, (top, left), (down, right), groups, mode)
+
+
+def _cast_into(
+    layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    for name, exact in (("weight", weight), ("bias", bias)):
+        cast = exact.to(device, dtype)
+        if not torch.isfinite(cast).all():
+            raise MergeError(f"the merged {name} is not finite in {dtype}; look for broken running statistics in its BatchNorms")
+        setattr(layer, name, nn.Parameter(cast))
 
 
 def _grid(a: ConvForm, b: ConvForm, axis: int) -> tuple[int, int, int]:

@@ -1,4 +1,5 @@
-"""What `paceline export` accepts as a network: a timm name, a Python file with a factory, an exported program, a run folder."""
+"""What `paceline export` accepts as a network: a name that a package knows, a Python file with a factory, an exported program,
+a run folder."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,13 @@ from paceline.exporters.tracing import quiet, traced
 from paceline.files import write_atomically
 from paceline.graph import TensorSpec
 
-_FORMS = "timm:NAME[:weights file], path/to/file.py:factory, a .pt2 file of torch.export.save, or the folder of a `paceline run`"
+GROUP = "paceline.sources"
+"""The entry points of packages that know networks by name: `scheme = "module:loader"` makes `scheme:NAME` a source."""
+
+_FORMS = (
+    "timm:NAME[:weights file], zoo:NAME[:weights file], path/to/file.py:factory, a .pt2 file of torch.export.save, or the folder "
+    "of a `paceline run`"
+)
 RUN_PROGRAM = "network.pt2"
 """The trained, merged network in a run folder."""
 
@@ -45,13 +53,18 @@ class Source:
     warnings: tuple[str, ...] = ()
 
 
+Loader = Callable[[str, Shapes, int], Source]
+"""What an entry point of GROUP names: (what stands behind "scheme:", input shapes NHWC or none, seed) -> the network."""
+
+
 def load_source(source: str, shapes: Shapes = (), seed: int = 0) -> Source:
     """The network that `source` names. `shapes` are its inputs as in a `.tflite` (NHWC), where the source does not tell them.
 
     Example inputs are standard normal. Raises ExportError where the source can't be loaded.
     """
-    if source.startswith("timm:"):
-        return _from_timm(source, shapes, seed)
+    scheme, colon, name = source.partition(":")
+    for point in entry_points(group=GROUP, name=scheme) if colon else ():
+        return _loader(point)(name, shapes, seed)
     path, _, factory = source.rpartition(":")
     if path.endswith(".py"):
         return _from_factory(Path(path), factory, shapes, seed)
@@ -62,7 +75,8 @@ def load_source(source: str, shapes: Shapes = (), seed: int = 0) -> Source:
         return _from_program(found, shapes, seed)
     if found.suffix == ".py":
         raise ExportError(f"{source}: name the function that makes the network too, {source}:FUNCTION")
-    raise ExportError(f"can't tell what {source!r} is; SOURCE is one of {_FORMS}")
+    installed = ", ".join(sorted(point.name for point in entry_points(group=GROUP))) or "none; reinstall paceline"
+    raise ExportError(f"can't tell what {source!r} is; SOURCE is one of {_FORMS} (installed names before a colon: {installed})")
 
 
 def save_program(module: nn.Module, examples: tuple[Tensor, ...], path: Path) -> None:
@@ -80,14 +94,23 @@ def shape_of(text: str) -> tuple[int, ...]:
     return tuple(int(n) for n in text.split("x"))
 
 
-def _from_timm(source: str, shapes: Shapes, seed: int) -> Source:
-    _, name, *rest = source.split(":", 2)
+def _loader(point: EntryPoint) -> Loader:
+    try:
+        loader: Loader = point.load()
+    except (ImportError, AttributeError) as e:
+        raise ExportError(f"{point.name}:… ({point.value}) can't be loaded: {e}; reinstall the package that brings it") from e
+    return loader
+
+
+def from_timm(name: str, shapes: Shapes, seed: int) -> Source:
+    """The source timm:NAME[:weights file]. Raises ExportError as timm_network does."""
+    name, *rest = name.split(":", 1)
     weights = Path(rest[0]) if rest else None
     module, chw = timm_network(name, weights)
     pretrained = module.pretrained_cfg
     warnings = () if weights else (f"timm:{name} has random weights; give a file: timm:{name}:weights.safetensors",)
     text = f"timm:{name}" + (f":{weights.name}" if weights else "")
-    example = _examples(shapes or [(1, chw[1], chw[2], chw[0])], seed)
+    example = examples(shapes or [(1, chw[1], chw[2], chw[0])], seed)
     mean, std = (tuple(float(v) for v in pretrained[key]) for key in ("mean", "std"))  # type: ignore[index]
     return Source(name, text, module, example, mean, std, warnings)
 
@@ -107,7 +130,7 @@ def _from_factory(path: Path, factory: str, shapes: Shapes, seed: int) -> Source
     if shapes or not example:
         if not shapes:
             raise ExportError(f"{path}:{factory} returned a module only; name its input's shape: --input 1x224x224x3")
-        example = _examples(shapes, seed)
+        example = examples(shapes, seed)
     return Source(factory, f"{path.name}:{factory}", made.eval(), example)
 
 
@@ -158,7 +181,7 @@ def _from_program(path: Path, shapes: Shapes, seed: int) -> Source:
     given = program.example_inputs[0] if program.example_inputs else ()
     if not shapes and not given:
         raise ExportError(f"{path} holds no example inputs; name their shapes: --input 1x224x224x3")
-    example = _examples(shapes, seed) if shapes else tuple(given)
+    example = examples(shapes, seed) if shapes else tuple(given)
     return Source(path.stem, path.name, module, _one_image(example, program) if not shapes else example)
 
 
@@ -180,7 +203,8 @@ def _from_run(folder: Path, shapes: Shapes, seed: int) -> Source:
     return Source(folder.name, f"run {folder.name}", found.module, found.example)
 
 
-def _examples(shapes: Shapes, seed: int) -> tuple[Tensor, ...]:
+def examples(shapes: Shapes, seed: int) -> tuple[Tensor, ...]:
+    """Standard normal inputs of these shapes (NHWC) in torch's order (NCHW). Raises ConfigError for an NCHW shape."""
     rng = np.random.default_rng(seed)
     found = []
     for shape in shapes:

@@ -14,7 +14,8 @@ from torch import Tensor
 from paceline.arch import Arch
 from paceline.graph import OpSpec
 from paceline.latency_models.model import Floats, LatencyModel, Prediction
-from paceline.latency_models.spaces.codes import Codes, checked, encode_all, options_at
+from paceline.latency_models.spaces.codes import Codes, checked, encode_all
+from paceline.latency_models.spaces.joint import Joint
 from paceline.latency_models.spaces.relaxed import Form, soft
 from paceline.space_operators import SpaceOperators
 
@@ -34,11 +35,13 @@ class SummedModel(LatencyModel, Protocol):
 class SpaceLatency:
     """What `model` says about the networks of a space, from the `operators` of its options.
 
-    The model is asked once per option; architectures are sums. They agree with `model.predict` up to rounding.
+    The model is asked once per option (and combination of the options on which its operators depend); architectures are sums.
+    They agree with `model.predict` up to rounding.
     """
 
     def __init__(self, model: SummedModel, operators: SpaceOperators) -> None:
         self.model, self.operators, self.space = model, operators, operators.space
+        self._joint = Joint(operators)
 
     def predict(self, archs: Sequence[Arch]) -> Prediction:
         """Of each architecture, shape (archs,). Raises SpaceError for one of another space."""
@@ -49,7 +52,7 @@ class SpaceLatency:
 
         Raises LatencyModelError for numbers that are no options.
         """
-        at = options_at(self.space, codes)
+        at = self._joint.rows(codes)
         sums = np.empty((len(at), len(self._fixed)))
         ones = np.ones(len(self.space.choices))
         for i, addends in enumerate(self._options.T.copy()):
@@ -64,7 +67,8 @@ class SpaceLatency:
         """
         sums = np.empty((len(encoded), len(self._fixed)))
         for start in range(0, len(encoded), _BLOCK):
-            sums[start : start + _BLOCK] = checked(self.space, encoded[start : start + _BLOCK], start) @ self._options
+            weights = checked(self.space, encoded[start : start + _BLOCK], start)
+            sums[start : start + _BLOCK] = self._joint.encoded(weights) @ self._options
         return self.model.of_sums(sums + self._fixed)
 
     def expected_ms(self, path: Mapping[str, Tensor], form: Form = soft) -> Tensor:
@@ -73,18 +77,12 @@ class SpaceLatency:
         `path` holds one weight per option of every choice. Of the model only what is additive counts (`operator_ms`, `base_ms`);
         where that is all of it, a hard path gives `predict`'s figure. Raises LatencyModelError for a path of another space.
         """
-        codes = form(self.space, path)
-        return (codes @ torch.from_numpy(self._option_ms).to(codes)).mean() + self._fixed_ms
+        weights = self._joint.relaxed(form(self.space, path))
+        return (weights @ torch.from_numpy(self._option_ms).to(weights)).mean() + self._fixed_ms
 
     def fastest(self) -> Arch:
-        """Of every choice the cheapest options: with an additive model the fastest architecture of the whole space."""
-        picks = []
-        for choice, part in self.space.slices():
-            costs = self._option_ms[part]
-            taken = max(choice.at_least, min(int((costs < 0).sum()), choice.at_most))
-            cheapest = np.sort(np.argsort(costs, kind="stable")[:taken])
-            picks.append((choice.name, tuple(choice.options[i] for i in cheapest)))
-        return Arch(tuple(picks))
+        """The architecture of the cheapest options: with an additive model the fastest of the whole space."""
+        return self._joint.cheapest(self._option_ms)
 
     def quantile(self, share: float, rng: np.random.Generator, samples: int = 1000) -> float:
         """The predicted milliseconds that a share of random networks of the space keeps."""
@@ -93,8 +91,8 @@ class SpaceLatency:
 
     @cached_property
     def _taken(self) -> list[tuple[OpSpec, ...]]:
-        """The operators of every option, in the order of the encoded vector."""
-        return [self.operators.options[choice.name, option] for choice in self.space.choices for option in choice.options]
+        """The operators of each row of `Joint`."""
+        return [self.operators.options[key] for key in self.operators.combinations()]
 
     @cached_property
     def _fixed(self) -> Floats:
@@ -103,7 +101,7 @@ class SpaceLatency:
 
     @cached_property
     def _options(self) -> Floats:
-        """Sums over each option, shape (width, sums)."""
+        """Sums over each row, shape (rows, sums)."""
         return np.stack([self.model.addends(operators).sum(axis=0) for operators in self._taken])
 
     @cached_property
@@ -112,5 +110,5 @@ class SpaceLatency:
 
     @cached_property
     def _option_ms(self) -> Floats:
-        """Milliseconds of each option, shape (width,)."""
+        """Milliseconds of each row, shape (rows,)."""
         return np.array([self.model.operator_ms(operators).sum() for operators in self._taken])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,13 +26,16 @@ if TYPE_CHECKING:
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="Files: .tflite; .onnx for a device whose runtime is onnxruntime.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help=".tflite files, .onnx for a device whose runtime is onnxruntime, or timm:NAME, zoo:NAME, …"),
+    ],
     device: Annotated[str, typer.Option(help='Which: an id, "model=Pixel 8", "any 3 of soc=…", "all".')] = "local",
     delegate: Annotated[str, typer.Option(help="xnnpack, builtin, gpu, … Default: the first that the device has.")] = "",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     precision: Annotated[str, typer.Option(help="Of computing, where the delegate has a choice: fp32 or fp16.")] = "fp32",
     ops: Annotated[bool, typer.Option("--ops", help="The runtime's own time per operator, too.")] = False,
-    compare: Annotated[Path | None, typer.Option(metavar="OTHER", help="How much slower is this model than MODEL?")] = None,
+    compare: Annotated[str | None, typer.Option(metavar="OTHER", help="How much slower is this model than MODEL?")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws which goes first in a comparison.")] = 0,
     devices: DevicesFile = None,
     store: StorePlace = DEFAULT_STORE,
@@ -42,18 +48,22 @@ def bench(
     from paceline.store import Store
 
     options = BenchOptions(delegate or None, threads, {"precision": precision})
-    artifacts = [_artifact(path) for path in models]
-    if compare is not None and len(artifacts) != 1:
-        raise DeviceError(f"--compare takes one model beside the other, not {len(artifacts)}")
-    with Store(store) as kept, LocalFarm.of(candidates(entries_of(devices), device)) as farm:
+    if compare is not None and len(models) != 1:
+        raise DeviceError(f"--compare takes one model beside the other, not {len(models)}")
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="paceline-bench-")))
+        artifacts = [_artifact(name, folder) for name in models]
+        other = None if compare is None else _artifact(compare, folder)
+        kept = opened.enter_context(Store(store))
+        farm = opened.enter_context(LocalFarm.of(candidates(entries_of(devices), device)))
         names = [member.id for member in chosen(farm, device)]
         with shown(as_json)("measuring" if compare is None else "comparing") as progress:
             alone, together = (progress, silent) if len(names) == 1 else (silent, progress)
             futures: list[Future[Any]]
-            if compare is None:
+            if other is None:
                 futures = [farm.on(name).submit(bench_models, artifacts, options, ops) for name in names]
             else:
-                pair = (artifacts[0], _artifact(compare))
+                pair = (artifacts[0], other)
                 futures = [farm.on(name).submit(compare_models, *pair, options, seed, alone) for name in names]
             found, troubles = _gathered(futures, together)
         if compare is not None:
@@ -71,16 +81,20 @@ def bench(
         raise typer.Exit(troubles[0].exit_code)
 
 
-def _artifact(path: Path) -> Artifact:
+def _artifact(name: str, folder: Path) -> Artifact:
+    """The file `name`, or what exporting this network in fp32 writes into `folder`."""
     from paceline.measurement import Artifact
 
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix not in (".tflite", ".onnx"):
+        from paceline.exporters.graphs import graph_from  # torch, which nothing else here needs
+        from paceline.latency_models.collection.candidates import write_graph
+
+        return write_graph(name, partial(graph_from, name), folder)
     if not path.is_file():
         raise DeviceError(f"no file {path}; give a .tflite or .onnx model")
-    if path.suffix.lower() == ".tflite":
-        return Artifact(path, path.name)
-    if path.suffix.lower() == ".onnx":
-        return Artifact(path, path.name, "onnx")
-    raise DeviceError(f"{path} is neither .tflite nor .onnx; `paceline export` writes both")
+    return Artifact(path, path.name, "onnx" if suffix == ".onnx" else "tflite")
 
 
 def _gathered(futures: list[Future[Any]], progress: Progress) -> tuple[list[Any], list[PacelineError]]:

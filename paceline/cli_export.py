@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="timm:NAME[:weights file], path/to/file.py:factory, a .pt2 file, or the folder of a run.")
+        str, typer.Argument(help="timm:NAME[:weights], zoo:NAME[:weights], path/to/file.py:factory, a .pt2 file, a run's folder.")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The .tflite file to write.")],
     precision: Annotated[

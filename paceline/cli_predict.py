@@ -44,7 +44,7 @@ def fit(
 
 
 def predict(
-    models: Annotated[list[str], typer.Argument(help=".tflite files, or timm:NAME.")],
+    models: Annotated[list[str], typer.Argument(help=".tflite files, timm:NAME, zoo:NAME, …")],
     table: Annotated[Path | None, typer.Option(help="A .paceline file. Default: the one built for the device.")] = None,
     device: Annotated[str, typer.Option(help="The device's id, for its default table.")] = "local",
     delegate: Annotated[str, typer.Option(help="xnnpack, builtin, gpu, …, for the default table.")] = "xnnpack",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def build(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="What the table is for: .tflite files, timm:NAME, … Default: blocks of mobile networks."),
+        typer.Argument(help="What the table is for: .tflite files, timm:NAME, zoo:NAME, … Default: blocks of mobile networks."),
     ] = None,
     device: Annotated[str, typer.Option(help='An id, "model=Pixel 8", "any 3 of soc=…", "all". A table for each.')] = "local",
     delegate: Annotated[str, typer.Option(help="xnnpack, builtin, gpu, … Default: the first that the device has.")] = "",

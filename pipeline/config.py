@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import tomllib
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,26 +37,36 @@ class DeviceChoice(_Section):
 
 
 class SpaceChoice(_Section):
-    name: Literal["mobile_small", "mobile_imagenet"] = "mobile_small"
+    """One of those that `paceline spaces` lists."""
+
+    name: str = "mobile_small"
 
 
 class Supernet(_Section):
-    policy: Literal["strict_fair", "uniform"] = "strict_fair"
+    """`policy`: which paths a step of training takes; not given: the recipe's. `shared`: what becomes of their gradients there
+    where all paths share the weights."""
+
+    policy: Literal["strict_fair", "uniform"] | None = None
     epochs: int = Field(default=8, ge=0)
     batch: int = Field(default=64, ge=1)
     lr: float = Field(default=0.3, gt=0)
+    weight_decay: float = Field(default=4e-5, ge=0)
     shared: Literal["mean", "sum"] = "mean"
 
 
 class Search(_Section):
+    """It ends before its last generation where the hypervolume has not grown in the last `patience`."""
+
     population: int = Field(default=24, ge=2)
     generations: int = Field(default=10, ge=1)
+    patience: int | None = Field(default=None, ge=1)
 
 
 class Retrain(_Section):
     epochs: int = Field(default=40, ge=0)
     batch: int = Field(default=64, ge=1)
     lr: float = Field(default=0.2, gt=0)
+    weight_decay: float = Field(default=4e-5, ge=0)
 
 
 class Predictor(_Section):
@@ -91,11 +102,12 @@ class Config(_Section):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
 
 
-def load_config(path: Path | None, **overrides: Any) -> Config:
-    """The settings in a TOML file (none: the defaults), with those `overrides` that are not None.
+def load_config(path: Path | None, defaults: Callable[[str | None], Config] | None = None, **overrides: Any) -> Config:
+    """The settings in a TOML file (none: the defaults), with those `overrides` that are not None; a section is a mapping.
 
-    Raises ConfigError for a file that can't be read, an impossible value, and an option that does not exist (it suggests the
-    nearest).
+    `defaults` gives the settings of what the file does not say, by the name of the space that the file names; without it they
+    are those of Config. Raises ConfigError for a file that can't be read, an impossible value, and an option that does not
+    exist (it suggests the nearest).
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -105,18 +117,34 @@ def load_config(path: Path | None, **overrides: Any) -> Config:
             raise ConfigError(f"can't read the config {path}: {getattr(e, 'strerror', None) or e}") from e
         except tomllib.TOMLDecodeError as e:
             raise ConfigError(f"{path} is not TOML: {e}") from e
-    values |= {name: value for name, value in overrides.items() if value is not None}
+    if defaults is not None:
+        space = values.get("space")
+        known = defaults(space.get("name") if isinstance(space, dict) else None)
+        values = _merged(known.model_dump(exclude_unset=True), values)
+    values = _merged(values, overrides)
     try:
         config = Config.model_validate(values)
     except ValidationError as e:
         raise ConfigError("\n".join(_explain(error, path) for error in e.errors())) from e
     if config.data.kind != "digits" and config.data.path is None:
         raise ConfigError(f'[data] kind = "{config.data.kind}" needs `path`, the place of the data')
-    return config if path is None else _placed(config, path.parent)
+    return config if path is None else _placed(config, path.absolute().parent)
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins, section by section; what is None there says nothing."""
+    found = dict(values)
+    for name, value in over.items():
+        below = found.get(name)
+        if isinstance(value, dict):
+            found[name] = _merged(below if isinstance(below, dict) else {}, value)
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def _placed(config: Config, folder: Path) -> Config:
-    """Relative paths are relative to the config; joining leaves absolute ones alone."""
+    """Relative paths are relative to the config; joining leaves absolute ones alone. So a run has one name from every folder."""
     changes: dict[str, Any] = {}
     if config.data.path is not None:
         changes["data"] = config.data.model_copy(update={"path": folder / config.data.path})

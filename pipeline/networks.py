@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from paceline.arch import Arch, Space
 from paceline.exporters import tflite
-from paceline.exporters.merge import merged
 from paceline.exporters.torch_graph import graph_of
 from paceline.graph import Graph, OpSpec
 from paceline.measurement import Artifact, Progress, silent
+from paceline.pipeline.operators import shipped
+from paceline.pipeline.ops.skip import unstabilised
 from paceline.pipeline.supernet.mixed import derive
 from paceline.seeds import Seeds
 from paceline.space_operators import SpaceOperators
@@ -42,6 +43,11 @@ def sample_archs(space: Space, count: int, rng: np.random.Generator, exclude: Se
     return list(found)
 
 
+def deployable(net: nn.Module, arch: Arch) -> nn.Module:
+    """One architecture of a supernet as it is trained by itself and deployed, with weights that mean nothing by themselves."""
+    return unstabilised(derive(net, arch))
+
+
 @dataclass(frozen=True)
 class Builder:
     """Writes the networks of a space below `folder`. `example` is one input, (1, C, H, W)."""
@@ -62,7 +68,7 @@ class Builder:
         for done, arch in enumerate(archs, 1):
             path = self.folder / f"{arch.key}-{copy}.tflite"
             if not path.exists():
-                graph = graph_of(merged(derive(self.net, arch)).module, self.example)
+                graph = graph_of(shipped(self.net, arch), self.example)
                 tflite.save(with_random_weights(graph, self.seeds.rng(f"weights/{arch.key}/{copy}")), path)
             networks.append(Network(arch, self.operators.of(arch), Artifact(path, f"network {arch.key}")))
             progress(done, len(archs))

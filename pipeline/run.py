@@ -1,4 +1,4 @@
-"""The whole loop: measure, fit, train the supernet, search, retrain, merge, export, measure again, report.
+"""The whole loop for any recipe: measure, fit, train the supernet, search, retrain, merge, export, measure again, report.
 
 Every stage keeps its result in the store the moment it exists, so a run that was killed continues where it was, and repeats
 nothing.
@@ -7,9 +7,7 @@ nothing.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,48 +22,58 @@ from torch import nn
 from paceline import __version__
 from paceline.arch import Arch
 from paceline.devices.hosted import open_named
-from paceline.errors import LimitError
 from paceline.files import write_atomically
-from paceline.graph import macs_of
 from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.model import Prediction
 from paceline.latency_models.space_latency import SpaceLatency
 from paceline.measurement import Artifact, Bench, DeviceInfo
-from paceline.pipeline import spaces, tasks
-from paceline.pipeline.config import Config, Data
+from paceline.pipeline.config import Config
 from paceline.pipeline.deploy import Deployed, deploy
-from paceline.pipeline.latency import Predictors, Show, fit_predictors, measured_networks
+from paceline.pipeline.latency import Predictors, Show, fit_predictors
 from paceline.pipeline.networks import Builder
-from paceline.pipeline.objectives import LatencyLimit, Objective, latency_limit
-from paceline.pipeline.operators import space_operators
-from paceline.pipeline.ops import initialise
-from paceline.pipeline.search import Archive, Nsga2, search
-from paceline.pipeline.supernet import StrictFair, Uniform, derive, hard, path, recalibrate, train_supernet
+from paceline.pipeline.objectives import LatencyLimit, latency_limit
+from paceline.pipeline.recipes import Recipe
+from paceline.pipeline.search import Archive
+from paceline.pipeline.spaces import Chain, find_space
+from paceline.pipeline.stages import (
+    Trained,
+    load_task,
+    operators_stage,
+    retrain_stage,
+    search_stage,
+    shortlist_stage,
+    supernet_stage,
+)
 from paceline.pipeline.tasks import Task
-from paceline.pipeline.training import accuracy, train
 from paceline.seeds import Seeds
 from paceline.store import Results, Store
 
-_CALIBRATION_BATCHES = 4
-_CALIBRATION_BATCH = 128
-_LABEL_SMOOTHING = 0.1
+
+@dataclass(frozen=True)
+class Searched:
+    """What a run knows once its search has ended, and the parts that it goes on with."""
+
+    recipe: Recipe
+    config: Config
+    bench: Bench
+    task: Task
+    net: nn.Module
+    """The supernet."""
+    trained: Trained
+    builder: Builder
+    collector: Collector
+    predictors: Predictors
+    latency: SpaceLatency
+    limit: LatencyLimit
+    archive: Archive
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Everything a finished run knows: what the summary and the report are made of."""
 
-    config: Config
+    searched: Searched
     device: DeviceInfo
-    bench: Bench
-    task: Task
-    predictors: Predictors
-    limit: LatencyLimit
-    archive: Archive
-    found: Prediction
-    """Of the members of the archive, in order."""
-    macs: Mapping[str, int]
-    """Multiply-accumulates of every architecture in the archive, by its key."""
     chosen: Arch
     accuracy: float
     predicted: Prediction
@@ -75,14 +83,17 @@ class Outcome:
     @property
     def measured_ms(self) -> float:
         """The exported network on the device, at its usual pace."""
-        return self.deployed.measurement.ms_at(self.predictors.pace.usual_ms)
+        return self.deployed.measurement.ms_at(self.searched.predictors.pace.usual_ms)
 
 
 class Run:
-    """One run of one Config in one folder. `say` prints a line; `show` makes the progress of a part."""
+    """One run of a recipe with one Config in one folder. `say` prints a line; `show` makes the progress of a part."""
 
-    def __init__(self, config: Config, folder: Path, store: Store, show: Show, say: Callable[[str], None]) -> None:
-        self.config, self.folder, self.store, self.show, self.say = config, folder, store, show, say
+    def __init__(
+        self, recipe: Recipe, config: Config, folder: Path, store: Store, show: Show, say: Callable[[str], None]
+    ) -> None:
+        self.recipe, self.config, self.folder = recipe, config, folder
+        self.store, self.show, self.say = store, show, say
         self.seeds = Seeds(config.seed)
         self.device = open_named(config.device.id, config.device.file)
         self.seconds: dict[str, float] = {}
@@ -93,10 +104,22 @@ class Run:
         return load_task(self.config.data, self.seeds.seed("data"))
 
     @cached_property
+    def chain(self) -> Chain:
+        """The space that is searched, for images like those of the data. Raises SpaceError where it is not known or can't be."""
+        task = self.task
+        return find_space(self.config.space.name).chain.for_images(task.channels, len(task.classes), task.image_size)
+
+    @cached_property
     def key(self) -> str:
-        """What the results of this run are kept under: settings, version, data and device."""
-        parts = (__version__, self.config.model_dump_json(), self.task.digest(), self.device.info.fingerprint)
+        """What the results of this run are kept under: recipe, space, settings, version, data and device."""
+        recipe = self.recipe.described(self.config.supernet.epochs)
+        settings = self.config.model_dump_json(exclude={"data": {"path"}, "device": {"file"}})  # what they name is below
+        parts = (__version__, recipe, repr(self.chain), settings, self.task.digest(), self.device.info.fingerprint)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    def begun(self) -> bool:
+        """Whether there is anything that this very run can continue from."""
+        return bool(self._results("seconds"))
 
     def finished(self) -> dict[str, Any] | None:
         """The summary, where this very run has finished already and its files are still there."""
@@ -108,60 +131,68 @@ class Run:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Keeps the summary, and drops what was only needed on the way."""
+        write_atomically(self.folder / "front.json", json.dumps(summary["front"], indent=2) + "\n")
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._results("summary")["summary"] = summary
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def execute(self) -> Outcome:
         """Runs every stage that has not finished yet. Raises the PacelineError of what can't go on."""
-        config = self.config
-        with closing(self.device) as device:
-            bench = device.default_bench(config.device.delegate, config.device.threads)
-            task = self.task
-            self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")
-            for advice in device.health().advice:
-                self.say(f"warning: {advice}")
-            net = self._supernet(task)
-            collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
-            with self._stage("operators"), self.show("trace operators") as progress:
-                operators = space_operators(net, task.example(), progress=progress)
-            builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
-            with self._stage("measure and fit"):
-                predictors = self._fit(builder, collector)
-            latency = SpaceLatency(predictors.table, operators)
-            limit = self._limit(latency)
-            with self._stage("train supernet"):
-                self._train_supernet(net, task)
-            with self._stage("search"):
-                archive = self._search(net, task, latency, limit)
-            with self._stage("shortlist"):
-                chosen = self._shortlist(archive, builder, collector, predictors, limit.ms)
-            with self._stage("retrain"):
-                trained, test_accuracy = self._retrain(net, chosen, task)
-            with self._stage("deploy"):
-                deployed = deploy(trained, task.example(), self.folder, collector, predictors.pace, self.seeds.rng("parity"))
-            predicted = predictors.table.predict([deployed.operators])
-            return Outcome(
-                config,
-                device.info,
-                bench,
-                task,
-                predictors,
-                limit,
-                archive,
-                latency.predict([m.arch for m in archive.members]),
-                {m.arch.key: macs_of(operators.of(m.arch)) for m in archive.members},
-                chosen,
-                test_accuracy,
-                predicted,
-                deployed,
-                dict(self.seconds),
-            )
+        with closing(self.device):
+            return self.deploy(self.search())
 
-    def _supernet(self, task: Task) -> nn.Module:
-        build = {"mobile_small": spaces.mobile_small, "mobile_imagenet": spaces.mobile_imagenet}[self.config.space.name]
-        net: nn.Module = build(task.channels, len(task.classes), task.image_size, seed=self.seeds.seed("weights"))
-        return net
+    def search(self) -> Searched:
+        """Everything up to the search. The device stays open."""
+        config, device, task = self.config, self.device, self.task
+        bench = device.default_bench(config.device.delegate, config.device.threads)
+        self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")
+        for advice in device.health().advice:
+            self.say(f"warning: {advice}")
+        net = self.chain.supernet(self.seeds.seed("weights"))
+        collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
+        with self._stage("operators"), self.show("trace operators") as progress:
+            operators = operators_stage(net, task, self._results("operators"), progress)
+        builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
+        with self._stage("measure and fit"):
+            predictors = self._fit(builder, collector)
+        latency = SpaceLatency(predictors.table, operators)
+        limit = self._limit(latency)
+        with self._stage("train supernet"), self.show("train supernet") as progress:
+            trained = supernet_stage(self.recipe, net, task, config.supernet, self.seeds, self.checkpoints, progress)
+        if trained.space != latency.space:
+            self.say(
+                f"shrunk: {trained.space.width} of {latency.space.width} options are left, {trained.space.size:.2g} networks"
+            )
+        with self._stage("search"), self.show("search") as progress:
+            cache = self._results(f"search {limit.ms!r} {limit.chance!r}")
+            archive = search_stage(
+                *(self.recipe, net, trained.space, task, latency, limit, config.search, self.seeds, cache, progress)
+            )
+        return Searched(self.recipe, config, bench, task, net, trained, builder, collector, predictors, latency, limit, archive)
+
+    def deploy(self, found: Searched) -> Outcome:
+        """Everything after the search: the best network of `found` trained by itself, exported and measured."""
+        task, predictors = found.task, found.predictors
+        with self._stage("shortlist"):
+            chosen = shortlist_stage(
+                *(found.archive, found.latency, found.limit, found.builder, found.collector, predictors),
+                at_once=self.config.shortlist,
+                show=self.show,
+            )
+        with self._stage("retrain"), self.show("retrain") as progress:
+            trained, test_accuracy = retrain_stage(
+                found.net, chosen, task, self.config.retrain, self.seeds, self.checkpoints, progress
+            )
+        with self._stage("deploy"):
+            rng = self.seeds.rng("parity")
+            deployed = deploy(trained, task.example(), self.folder, found.collector, predictors.pace, rng)
+        predicted = predictors.table.predict([deployed.operators])
+        return Outcome(found, self.device.info, chosen, test_accuracy, predicted, deployed, dict(self.seconds))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where trainings keep what they continue from."""
+        return self.folder / "checkpoints"
 
     def _fit(self, builder: Builder, collector: Collector) -> Predictors:
         options = self.config.predictor
@@ -199,82 +230,6 @@ class Run:
         )
         return limit
 
-    def _train_supernet(self, net: nn.Module, task: Task) -> None:
-        options = self.config.supernet
-        policy = StrictFair() if options.policy == "strict_fair" else Uniform()
-        with self.show("train supernet") as progress:
-            train_supernet(
-                net,
-                policy,
-                task,
-                epochs=options.epochs,
-                batch=options.batch,
-                lr=options.lr,
-                shared=options.shared,
-                seed=self.seeds.seed("supernet"),
-                checkpoint=self.folder / "checkpoints" / "supernet.pt",
-                progress=progress,
-            )
-
-    def _search(self, net: nn.Module, task: Task, latency: SpaceLatency, limit: LatencyLimit) -> Archive:
-        """NSGA-II: accuracy up, latency down, the limit kept with the chance that is asked for."""
-        space = latency.operators.space
-        seed = self.seeds.seed("recalibration")
-        batches = list(itertools.islice(task.batches("train", _CALIBRATION_BATCH, seed=seed), _CALIBRATION_BATCHES))
-
-        def supernet_accuracy(arch: Arch) -> float:
-            with path(net, hard(space, arch)):
-                recalibrate(net, batches)
-                return accuracy(net, task, "val")
-
-        objectives = (Objective("accuracy", supernet_accuracy, "max"), limit.objective(latency))
-        options = self.config.search
-        searcher = Nsga2(space, objectives, population=options.population, seed=self.seeds.seed("search") % 2**31)
-        cache = self._results(f"search {limit.ms!r} {limit.chance!r}")
-        with self.show("search") as progress:
-            return search(searcher, objectives, generations=options.generations, cache=cache, progress=progress)
-
-    def _shortlist(
-        self, archive: Archive, builder: Builder, collector: Collector, predictors: Predictors, limit_ms: float
-    ) -> Arch:
-        """The most accurate architecture that keeps the limit when measured, not only when predicted.
-
-        The search's best are measured whole, a few at a time. The limit is kept where it is by more than the noise floor.
-        """
-        ranked = sorted(archive.feasible(), key=lambda member: (-member.values["accuracy"], member.values["kept_ms"]))
-        allowed = limit_ms / (1 + predictors.test.noise_floor)
-        at_least = math.inf
-        for at in range(0, len(ranked), self.config.shortlist):
-            archs = [member.arch for member in ranked[at : at + self.config.shortlist]]
-            _, measured = measured_networks(builder, collector, archs, predictors.pace, self.show)
-            for arch, ms in zip(archs, measured, strict=True):
-                if ms <= allowed:
-                    return arch
-            at_least = min(at_least, float(measured.min()))
-        raise LimitError(
-            f"the search found no network that keeps {limit_ms:g} ms when measured ({len(ranked)} were predicted to, the fastest "
-            f"measured {at_least:.3g} ms). Search longer ([search] generations), or raise limit_ms."
-        )
-
-    def _retrain(self, net: nn.Module, chosen: Arch, task: Task) -> tuple[nn.Module, float]:
-        """The chosen network trained by itself, from new weights, and its accuracy on the test images."""
-        options = self.config.retrain
-        alone = derive(net, chosen)
-        initialise(alone, self.seeds.seed("retrain weights"))
-        with self.show("retrain") as progress:
-            train(
-                alone,
-                task,
-                epochs=options.epochs,
-                batch=options.batch,
-                lr=options.lr,
-                seed=self.seeds.seed("retrain"),
-                label_smoothing=_LABEL_SMOOTHING,
-                checkpoint=self.folder / "checkpoints" / f"retrain-{chosen.key}.pt",
-                progress=progress,
-            )
-        return alone.eval(), accuracy(alone, task, "test")
-
     def _results(self, step: str) -> Results:
         return self.store.results(self.key, step)
 
@@ -287,11 +242,3 @@ class Run:
         if name not in taken:
             taken[name] = round(time.monotonic() - start, 3)
         self.seconds[name] = taken[name]
-
-
-def load_task(data: Data, seed: int) -> Task:
-    """The data set that the config names. Raises DataError where it can't be read."""
-    if data.kind == "digits":
-        return tasks.digits(seed, data.size)
-    assert data.path is not None
-    return (tasks.image_folder if data.kind == "folder" else tasks.npz)(data.path, data.size, seed)

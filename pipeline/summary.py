@@ -8,24 +8,25 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from paceline.pipeline.deploy import Deployed
-from paceline.pipeline.plots import Comparison, Point
+from paceline.pipeline.front import fast_and_accurate, points_of, rows_of, to_json
+from paceline.pipeline.plots import Comparison
 from paceline.pipeline.profile import align
 from paceline.pipeline.report import ArtifactRow, MergeRow, OperatorRow, Report, verdict
-from paceline.pipeline.run import Outcome
-from paceline.pipeline.search import front
+from paceline.pipeline.run import Outcome, Searched
 
 _VERSIONS = ("paceline", "ai-edge-litert", "torch", "onnx", "onnxruntime", "pymoo", "scikit-learn", "numpy")
 
 
 def summary_of(outcome: Outcome) -> dict[str, Any]:
     """The figures of a run as JSON values; shares and errors are fractions of 1, a figure that does not exist is null."""
-    deployed, predicted, info = outcome.deployed, outcome.predicted, outcome.device
+    searched, deployed, predicted, info = outcome.searched, outcome.deployed, outcome.predicted, outcome.device
+    limit, predictors, bench, task = searched.limit, searched.predictors, searched.bench, searched.task
     summary = {
+        "recipe": searched.recipe.name,
         "verdict": verdict(report_of(outcome)),
-        "limit_ms": outcome.limit.ms,
-        "limit_origin": outcome.limit.origin,
-        "limit_confidence": outcome.limit.chance,
+        "limit_ms": limit.ms,
+        "limit_origin": limit.origin,
+        "limit_confidence": limit.chance,
         "limit_chance": _chance(outcome),
         "predicted_ms": float(predicted.ms[0]),
         "predicted_low_ms": float(predicted.low[0]),
@@ -33,8 +34,8 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "measured_ms": outcome.measured_ms,
         "measured_clock_ms": deployed.measurement.ms,
         "measured_spread": deployed.measurement.spread,
-        "limit_kept": outcome.measured_ms <= outcome.limit.ms,
-        "noise_floor": outcome.predictors.test.noise_floor,
+        "limit_kept": outcome.measured_ms <= limit.ms,
+        "noise_floor": predictors.test.noise_floor,
         "accuracy": outcome.accuracy,
         "macs": deployed.graph.macs(),
         "params": deployed.graph.params(),
@@ -42,64 +43,74 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
         "parity_max_rel_error": deployed.tflite_parity.max_rel_error,
         "onnx_parity_max_abs_error": deployed.onnx_parity.max_abs_error,
         "merged_branches": sum(len(merge.branches) for merge in deployed.merges if len(merge.branches) > 1),
-        "table_rows": outcome.predictors.rows,
-        "table_rows_unstable": outcome.predictors.unstable_rows,
-        "predictor": [asdict(accuracy) for accuracy in outcome.predictors.accuracies],
-        "interval_coverage": outcome.predictors.coverage,
-        "evaluated": len(outcome.archive.members),
+        "table_rows": predictors.rows,
+        "table_rows_unstable": predictors.unstable_rows,
+        "predictor": [asdict(accuracy) for accuracy in predictors.accuracies],
+        "interval_coverage": predictors.coverage,
+        "supernet_losses": list(searched.trained.losses),
+        "turned_off": _turned_off(searched),
+        "evaluated": len(searched.archive.members),
+        "front": to_json(rows_of(searched), outcome.chosen.key),
         "architecture": {choice: list(options) for choice, options in outcome.chosen.picks},
         "input": {
             "shape": list(deployed.graph.tensors[deployed.graph.inputs[0]].shape),
-            "mean": outcome.task.mean,
-            "std": outcome.task.std,
+            "mean": task.mean,
+            "std": task.std,
         },
-        "classes": outcome.task.classes,
+        "classes": task.classes,
         "seconds": dict(outcome.seconds),
-        "seed": outcome.config.seed,
+        "seed": searched.config.seed,
         "device": {**info.facts, "name": info.name, "fingerprint": info.fingerprint, "simulated": info.simulated},
-        "runtime": f"{info.runtime_of(outcome.bench)}, {outcome.bench.delegate}, {outcome.bench.threads} thread(s)",
+        "runtime": f"{info.runtime_of(bench)}, {bench.delegate}, {bench.threads} thread(s)",
         "model": deployed.tflite.path.name,
         "model_sha256": deployed.tflite.sha256,
     }
     return {name: _plain(value) for name, value in summary.items()}
 
 
+def _turned_off(searched: Searched) -> dict[str, list[str]]:
+    """The options that were turned off while the supernet trained, by choice."""
+    left = {c.name: c.options for c in searched.trained.space.choices}
+    off = {c.name: [o for o in c.options if o not in left[c.name]] for c in searched.latency.space.choices}
+    return {choice: options for choice, options in off.items() if options}
+
+
 def report_of(outcome: Outcome) -> Report:
     """The same, with what pictures need."""
-    deployed, test = outcome.deployed, outcome.predictors.test
-    found = outcome.predictors.table.predict([network.operators for network in test.networks])
+    searched, deployed, device = outcome.searched, outcome.deployed, outcome.device
+    task, limit, test = searched.task, searched.limit, searched.predictors.test
+    found = searched.predictors.table.predict([network.operators for network in test.networks])
     names = [network.arch.key for network in test.networks]
     tests = [
         Comparison(*row)
         for row in zip(names, *map(_floats, (found.ms, found.low, found.high, test.measured, test.noise)), strict=True)
     ]
-    best = front(outcome.archive)
-    points = {member.arch.key: _point(outcome, i) for i, member in enumerate(outcome.archive.members)}
+    points = points_of(searched, outcome.chosen.key)
     return Report(
-        title="Paceline run",
-        task=f"{outcome.task.name}, {outcome.task.image_size}×{outcome.task.image_size}, {len(outcome.task.classes)} classes",
-        config=outcome.config.model_dump_json(indent=2),
-        limit_ms=outcome.limit.ms,
+        title=f"Paceline run: {searched.recipe.name}",
+        task=f"{task.name}, {task.image_size}×{task.image_size}, {len(task.classes)} classes",
+        config=searched.config.model_dump_json(indent=2),
+        limit_ms=limit.ms,
         limit_origin=(
-            f"{outcome.limit.origin}, to be kept with a chance of {outcome.limit.chance:.1%}; "
+            f"{limit.origin}, to be kept with a chance of {limit.chance:.1%}; "
             f"the chosen network was predicted to keep it with a chance of {_chance(outcome):.1%}"
         ),
-        device=outcome.device,
-        bench=outcome.bench,
-        runtime=outcome.device.runtime_of(outcome.bench),
-        seed=outcome.config.seed,
+        device=device,
+        bench=searched.bench,
+        runtime=device.runtime_of(searched.bench),
+        seed=searched.config.seed,
         final=_final(outcome),
         accuracy=outcome.accuracy,
         macs=deployed.graph.macs(),
         params=deployed.graph.params(),
         noise_floor=test.noise_floor,
         chosen=outcome.chosen,
-        front=tuple(points[member.arch.key] for member in best),
+        front=tuple(fast_and_accurate(searched, points)),
         evaluated=tuple(points.values()),
-        hypervolume=tuple(outcome.archive.hypervolumes()),
+        hypervolume=tuple(searched.archive.hypervolumes()),
         tests=tuple(tests),
-        predictors=outcome.predictors.accuracies,
-        operators=_operator_rows(outcome, deployed),
+        predictors=searched.predictors.accuracies,
+        operators=_operator_rows(outcome),
         merges=tuple(
             MergeRow(m.name, m.branches, m.params_before, m.params_after) for m in deployed.merges if len(m.branches) > 1
         ),
@@ -121,27 +132,26 @@ def _final(outcome: Outcome) -> Comparison:
 
 def _chance(outcome: Outcome) -> float:
     """With which the chosen network was predicted to keep the limit."""
-    return float(outcome.predicted.chance(outcome.limit.ms)[0])
+    return float(outcome.predicted.chance(outcome.searched.limit.ms)[0])
 
 
-def _point(outcome: Outcome, i: int) -> Point:
-    """The i-th member of the archive."""
-    member, found = outcome.archive.members[i], outcome.found
-    ms, low, high = float(found.ms[i]), float(found.low[i]), float(found.high[i])
-    key = member.arch.key
-    return Point(key, ms, low, high, member.values.get("accuracy", math.nan), outcome.macs[key], key == outcome.chosen.key)
-
-
-def _operator_rows(outcome: Outcome, deployed: Deployed) -> tuple[OperatorRow, ...]:
+def _operator_rows(outcome: Outcome) -> tuple[OperatorRow, ...]:
     """Predicted beside profiled; without the profile where the runtime executed other operators than the Graph's."""
-    predicted = _floats(outcome.predictors.table.operator_ms(deployed.operators))
+    deployed = outcome.deployed
+    predicted = _floats(outcome.searched.predictors.table.operator_ms(deployed.operators))
     profiled: Sequence[float | None] = align(deployed.operators, deployed.profile) or [None] * len(predicted)
     return tuple(map(OperatorRow, deployed.operators, deployed.graph.sources(), predicted, profiled))
 
 
 def _notes(outcome: Outcome) -> tuple[str, ...]:
     notes = []
-    predictors, deployed = outcome.predictors, outcome.deployed
+    searched, deployed = outcome.searched, outcome.deployed
+    predictors = searched.predictors
+    if {goal.figure for goal in searched.recipe.goals} != {"accuracy", "latency"}:
+        wanted = ", ".join(f"{goal.figure} ({goal.direction})" for goal in searched.recipe.goals)
+        notes.append(
+            f"The search was for {wanted}; the picture shows what is best in accuracy and latency, front.json the whole front."
+        )
     if predictors.unstable_rows:
         notes.append(
             f"{predictors.unstable_rows} of {predictors.rows} operator rows stayed unstable (batches disagree by more than 5 %)."

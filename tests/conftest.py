@@ -17,7 +17,10 @@ from samples import conv
 
 os.environ["PACELINE_STATE"] = tempfile.mkdtemp(prefix="paceline-state-")  # for the processes that tests start, too
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-pytest.register_assert_rewrite("paceline.devices.testing", "paceline.latency_models.testing", "paceline.pipeline.testing")
+pytest.register_assert_rewrite(
+    *("paceline.devices.testing", "paceline.latency_models.testing"),
+    *("paceline.pipeline.testing", "paceline.pipeline.testing_recipes"),
+)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_every_set_of_branches_merges_into_one_convolution(data: st.DataObject) 
     branches = [conv_bn(channels, out, sizes[w], **options) if w in sizes else others[w] for w in wanted]
     after = nn.BatchNorm2d(out) if data.draw(st.booleans()) else None
     net = randomised(Sum(branches, after), seed=data.draw(st.integers(0, 1000)))
-    result = merged(net)
+    result = merged(net, choose=lambda merge: True)
     assert (count(result.module, nn.Conv2d), count(result.module, nn.BatchNorm2d)) == (1, 0)
     (merge,) = result.report
     assert len(merge.branches) == len(branches)
@@ -212,14 +212,21 @@ class MyConv(nn.Conv2d):
 
 
 class Doubled(nn.Conv2d):
-    """A user's subclass that does not."""
+    """A user's subclass that computes something else, but linear too."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return 2 * super()._conv_forward(input, weight, bias)
 
 
-@pytest.mark.parametrize(("kind", "left"), [(MyConv, 0), (Doubled, 1)])
-def test_subclasses_merge_where_they_compute_the_same(kind: type[nn.Conv2d], left: int) -> None:
+class Rectified(nn.Conv2d):
+    """A user's subclass that does not."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(input, weight, bias).abs()
+
+
+@pytest.mark.parametrize(("kind", "left"), [(MyConv, 0), (Doubled, 0), (Rectified, 1)])
+def test_subclasses_merge_where_they_are_linear(kind: type[nn.Conv2d], left: int) -> None:
     net = randomised(nn.Sequential(kind(3, 4, 3), nn.BatchNorm2d(4)))
     result = merged(net)
     assert count(result.module, nn.BatchNorm2d) == left

@@ -37,7 +37,8 @@ UNMERGEABLE: dict[str, nn.Module] = {
     "dilations that would cost": Sum([conv(3), conv(3, padding=2, dilation=2)]),
     "padding modes": Sum([conv(3), conv(3, padding_mode="circular")]),
     "weighted sum": Net(lambda n, x: torch.add(n.a(x), x, alpha=2), a=conv()),
-    "constant": Net(lambda n, x: n.a(x) + 1.0, a=conv()),
+    "constant of positions": Net(lambda n, x: n.a(x) + torch.ones(8, 8), a=conv()),
+    "power": Net(lambda n, x: n.a(x) ** 2.0, a=conv()),
     "part of a value": Net(lambda n, x: n.a(x)[:, :2] + x[:, :2], a=conv()),
     "pooling": Net(lambda n, x: n.pool(x) + n.a(x), a=conv(), pool=nn.MaxPool2d(3, 1, 1)),
 }

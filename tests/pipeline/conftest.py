@@ -28,5 +28,5 @@ def net() -> nn.Module:
 
 def small_net(seed: int = 3) -> nn.Module:
     return mobile(
-        1, 10, 16, seed=seed, stages=((8, 1, 2), (8, 2, 1)), stem=8, head=32, kernels=(3, 5), expansions=(2,), dropout=0.2
-    )
+        1, 10, 16, stages=((8, 1, 2), (8, 2, 1)), stem=8, head=32, kernels=(3, 5), expansions=(2,), dropout=0.2
+    ).supernet(seed)

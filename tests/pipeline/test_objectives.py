@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from paceline.arch import Arch, Choice, Space
 from paceline.errors import ConfigError, LatencyModelError, LimitError
+from paceline.graph import OpSpec, TensorSpec, attrs
 from paceline.latency_models.calibration import interval
 from paceline.latency_models.model import Prediction
 from paceline.latency_models.space_latency import SpaceLatency
 from paceline.latency_models.spaces.chance import kept_ms
-from paceline.pipeline.objectives import LatencyLimit, Objective, feasible, in_order, latency_limit
+from paceline.pipeline.objectives import (
+    LatencyLimit,
+    Objective,
+    each_device,
+    feasible,
+    fleet,
+    in_order,
+    kept_by_share,
+    latency_limit,
+    macs,
+    params,
+    quality,
+)
 from paceline.pipeline.search import Nsga2, search
+from paceline.space_operators import SpaceOperators
 
 SPACE = Space(tuple(Choice(f"c{i}", tuple("0123456789")) for i in range(3)))
 
@@ -118,3 +135,101 @@ def test_cheap_objectives_come_first_and_goals_are_checked() -> None:
     assert (costly.sign, Objective("c", lambda a: 0.0, "max").sign) == (1.0, -1.0)
     with pytest.raises(ConfigError, match="goal 'up'"):
         Objective("d", lambda a: 0.0, "up")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Phone:
+    """Milliseconds are `slow` times the sum of the digits, and `last` times the last digit; known without error."""
+
+    slow: float
+    last: float
+
+    def predict(self, archs: Sequence[Arch]) -> Prediction:
+        digits = np.array([[int(o) for _, (o,) in arch.picks] for arch in archs])
+        ms = 1.0 + self.slow * digits.sum(axis=1) + self.last * digits[:, 2]
+        return Prediction(ms, ms, ms)
+
+
+PHONES = {"old": Phone(2.0, 0.0), "new": Phone(1.0, 0.0), "odd": Phone(0.5, 3.0)}
+
+
+def digits(*numbers: int) -> Arch:
+    return Arch(tuple((c.name, (str(n),)) for c, n in zip(SPACE.choices, numbers, strict=True)))
+
+
+def test_every_device_has_its_own_limit() -> None:
+    limits = {"old": LatencyLimit(30.0, 0.9, "given"), "odd": LatencyLimit(10.0, 0.9, "given")}
+    objectives = each_device(limits, {device: PHONES[device] for device in limits})
+    assert [(o.name, o.at_most, o.cheap) for o in objectives] == [("kept_ms old", 30.0, True), ("kept_ms odd", 10.0, True)]
+    archive = search(Nsga2(SPACE, objectives, population=20, seed=0), objectives, generations=8, cache={})
+    kept = archive.feasible()
+    assert 0 < len(kept) < len(archive.members)
+    for m in kept:
+        assert PHONES["old"].predict([m.arch]).ms[0] <= 30.0
+        assert PHONES["odd"].predict([m.arch]).ms[0] <= 10.0
+    with pytest.raises(ConfigError, match="devices old, odd and latencies of old, new, odd: name the same"):
+        each_device(limits, PHONES)
+
+
+def test_a_fleet_keeps_what_a_share_of_its_devices_keeps() -> None:
+    arch = digits(2, 2, 2)  # old 13, new 7, odd 10
+    weights = {"old": 20, "new": 50, "odd": 30}
+
+    def ms(share: float) -> float:
+        return fleet(PHONES, weights, share=share, limit=LatencyLimit(10.0, 0.9, "given")).of(arch)
+
+    assert [ms(share) for share in (0.01, 0.5, 0.51, 0.8, 0.81, 1.0)] == [7, 7, 10, 10, 13, 13]
+    objective = fleet(PHONES, weights, share=0.8, limit=LatencyLimit(10.0, 0.9, "given"), weight=2.0)
+    assert (objective.name, objective.at_most, objective.weight, objective.cheap) == ("fleet_ms", 10.0, 2.0, True)
+    assert feasible({"fleet_ms": objective.of(arch)}, [objective])
+
+
+def test_a_fleet_counts_each_device_with_its_chance() -> None:
+    arch = digits(3, 3, 9)
+    limit = LatencyLimit(20.0, 0.95, "given")
+    uncertain = fleet({"phone": LATENCY}, {"phone": 1}, share=1.0, limit=limit).of(arch)
+    assert uncertain == kept_ms(LATENCY.predict([arch]), 0.95)[0] > LATENCY.predict([arch]).ms[0]
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 5)), min_size=1, max_size=8), st.integers(1, 20))
+def test_the_share_of_a_fleet_is_the_least_that_is_enough(devices: list[tuple[int, int]], twentieths: int) -> None:
+    ms, weights = (np.array(column, np.float64) for column in zip(*devices, strict=True))
+    found = kept_by_share(ms, weights, twentieths / 20)
+
+    def enough(limit: float) -> bool:
+        return bool(20 * weights[ms <= limit].sum() >= twentieths * weights.sum())
+
+    assert found in ms
+    assert enough(found)
+    assert not any(enough(m) for m in ms if m < found)
+
+
+def test_impossible_fleets_are_refused() -> None:
+    limit = LatencyLimit(10.0, 0.9, "given")
+    with pytest.raises(ConfigError, match="name the same"):
+        fleet(PHONES, {"old": 1.0}, share=0.9, limit=limit)
+    with pytest.raises(ConfigError, match="weight above 0"):
+        fleet(PHONES, {"old": 1.0, "new": 0.0, "odd": 1.0}, share=0.9, limit=limit)
+    with pytest.raises(ConfigError, match="above 0 and up to 1, got 0"):
+        fleet(PHONES, {"old": 1.0, "new": 1.0, "odd": 1.0}, share=0.0, limit=limit)
+    with pytest.raises(ConfigError, match="latencies of none"):
+        fleet({}, {}, share=0.5, limit=limit)
+
+
+def test_macs_params_and_quality() -> None:
+    def conv(width: int) -> OpSpec:
+        inputs = (TensorSpec((1, 4, 4, 3)), TensorSpec((width, 1, 1, 3)), TensorSpec((width,)))
+        same = attrs(stride=(1, 1), dilation=(1, 1), padding="SAME", activation="NONE")
+        return OpSpec("CONV_2D", inputs, (TensorSpec((1, 4, 4, width)),), same, (1, 2))
+
+    space = Space((Choice("layer", ("narrow", "wide")),))
+    operators = SpaceOperators(space, (conv(1),), {("layer", "narrow"): (conv(2),), ("layer", "wide"): (conv(8), conv(8))})
+    wide = Arch((("layer", ("wide",)),))
+    assert macs(operators, at_most=1e3).of(wide) == 4 * 4 * 3 * 17
+    assert (macs(operators, at_most=1e3).goal, macs(operators, at_most=1e3).at_most) == ("min", 1e3)
+    most = params(operators, goal="max", at_least=10.0, weight=0.2)
+    assert most.of(wide) == 3 * 17 + 17
+    assert (most.goal, most.at_least, most.weight, most.cheap) == ("max", 10.0, 0.2, True)
+    good = quality(lambda arch: 0.7, at_least=0.8)
+    assert (good.name, good.goal, good.cheap) == ("accuracy", "max", False)
+    assert not feasible({"accuracy": good.of(wide)}, [good])

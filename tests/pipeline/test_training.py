@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 from paceline.errors import ConfigError, StoreError
 from paceline.pipeline import training
 from paceline.pipeline.supernet import StrictFair, Uniform, derive, recalibrate, space_of, train_supernet
-from paceline.pipeline.tasks import Task
+from paceline.pipeline.tasks import Task, digits
 from paceline.pipeline.training import accuracy, train
 
 
@@ -39,7 +40,8 @@ def fixed_net() -> nn.Module:
     return derive(net, space_of(net).sample(np.random.default_rng(0)))
 
 
-def test_supernet_loss_falls_and_its_networks_have_learned(task: Task) -> None:
+def test_supernet_loss_falls_and_its_networks_have_learned() -> None:
+    task = digits(0, size=8)
     net = small_net()
     losses = train_supernet(net, StrictFair(), task, epochs=3, batch=32, lr=0.3, seed=1, shared="mean")
     assert losses[-1] < losses[0] - 0.5
@@ -48,7 +50,8 @@ def test_supernet_loss_falls_and_its_networks_have_learned(task: Task) -> None:
     assert accuracy(network, task, "val") > 0.4
 
 
-def test_training_one_network(task: Task) -> None:
+def test_training_one_network() -> None:
+    task = digits(0, size=8)
     net = fixed_net()
     losses = train(net, task, epochs=6, batch=32, lr=0.2, seed=1, label_smoothing=0.1)
     assert losses[-1] < losses[0]
@@ -100,6 +103,66 @@ def test_resumed_after_a_kill_at_any_step_is_the_undisturbed_run_bit_for_bit(
         )
         == expected
     )  # nothing left to do
+
+
+def test_with_own_batches_and_in_bf16_it_resumes_bit_for_bit_too(task: Task, tmp_path: Path) -> None:
+    settings = {"epochs": 2, "batch": 256, "lr": 0.05, "seed": 7, "distinct_batches": True, "precision": "bf16"}
+    undisturbed, resumed = small_net(), small_net()
+    expected = train_supernet(undisturbed, Uniform(2), task, **settings)
+    with pytest.raises(Killed):
+        train_supernet(small_net(), Uniform(2), task, **settings, checkpoint=tmp_path / "c.pt", progress=killer(6))
+    assert train_supernet(resumed, Uniform(2), task, **settings, checkpoint=tmp_path / "c.pt") == expected
+    assert same(resumed, undisturbed)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_learns_about_the_same_and_keeps_weights_in_fp32(precision: str, task: Task) -> None:
+    losses = {}
+    for p in (None, "fp32", precision):
+        net, seen = fixed_net(), set()
+        net.classifier.register_forward_hook(lambda m, inputs, output, seen=seen: seen.add(output.dtype))
+        losses[p] = train(net, task, epochs=2, batch=64, lr=0.2, seed=1, precision=p)
+        assert seen == {{"bf16": torch.bfloat16, "fp16": torch.float16}.get(p, torch.float32)}
+        assert {v.dtype for v in net.state_dict().values()} == {torch.float32, torch.int64}
+    assert losses["fp32"] == losses[None]  # the CPU's
+    assert losses[precision] != losses["fp32"]
+    assert losses[precision] == pytest.approx(losses["fp32"], rel=0.1)
+
+
+class Memory:
+    """Changes between epochs, by what it has become."""
+
+    def __init__(self) -> None:
+        self.state = 1
+
+    def after_epoch(self, epochs: int) -> None:
+        self.state = self.state * 3 + epochs
+
+    def state_dict(self) -> dict[str, int]:
+        return {"state": self.state}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.state = state["state"]
+
+
+def test_what_changes_between_epochs_is_part_of_the_checkpoint(task: Task, tmp_path: Path) -> None:
+    def run(memory: Memory, **settings: object) -> list[float]:
+        net = fixed_net()
+
+        def losses(images: torch.Tensor, labels: torch.Tensor, rng: np.random.Generator) -> Iterator[torch.Tensor]:
+            yield nn.functional.cross_entropy(net(images), labels) * memory.state
+
+        about = {"epochs": 3, "batch": 512, "lr": 0.01, "seed": 1, "weight_decay": 0.0, "between": memory}
+        return training.optimise(net, losses, task, **about, **settings)
+
+    memory, killed, resumed = Memory(), Memory(), Memory()
+    expected = run(memory)
+    assert memory.state == ((1 * 3 + 1) * 3 + 2) * 3 + 3
+    for step in (3, 5):  # a checkpoint after the first, then after the second epoch
+        with pytest.raises(Killed):
+            run(killed, checkpoint=tmp_path / "c.pt", progress=killer(step))
+    assert run(resumed, checkpoint=tmp_path / "c.pt") == expected
+    assert resumed.state == memory.state
 
 
 def test_a_single_network_resumes_too(task: Task, tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+"""A network cut into segments whose merges do not touch each other, and the forms that each may be deployed in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from paceline.exporters.merge import merged
+from paceline.exporters.merge_forms import OptionalMerge, optional_merges
+from paceline.exporters.merge_regions import Linear, Regions
+from paceline.exporters.traced import trace
+
+Made = frozenset[str]
+"""The names of the optional merges that are made; all others are not."""
+
+MOST = 10
+"""With more optional merges in a segment that is no chain, those that cost neither work nor weights are made unasked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """One way to compute a segment: `made` merges, as a network of its own."""
+
+    made: Made
+    module: nn.Module
+    example: tuple[Tensor, ...]
+
+    @cached_property
+    def signature(self) -> str:
+        """The same for forms with the same operators: layers with their settings and shapes, and who reads whom."""
+        network = trace(self.module)
+        modules, order = dict(network.named_modules()), {node: i for i, node in enumerate(network.graph.nodes)}
+
+        def words(node: fx.Node) -> str:
+            what = repr(modules[str(node.target)]) if node.op == "call_module" else f"{node.op} {node.target}"
+            if node.op in ("placeholder", "get_attr"):
+                what = node.op
+            return f"{what} {fx.map_arg((node.args, node.kwargs), lambda n: order[n])}"
+
+        return "\n".join([str([tuple(x.shape) for x in self.example]), *map(words, network.graph.nodes)])
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of a network, as a network of its own, with its optional `merges`; `unasked` are those that are made in any case.
+
+    `names` says what the merges are called in `module`, in their order.
+    """
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    merges: tuple[OptionalMerge, ...]
+    names: tuple[str, ...]
+    unasked: tuple[OptionalMerge, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self._asked_and_not[0].region
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether its merges are the joints of a chain of layers: only neighbouring ones have to do with each other."""
+        return bool(self.merges) and all(merge.kind == "chain" for merge in self.merges)
+
+    def form(self, made: Made) -> Form:
+        inner = {name: merge.name in made for name, merge in zip(self.names, self._asked_and_not, strict=True)}
+        return Form(made, merged(self.module, inner).module, self.example)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """First and last merge of every run of neighbouring merges."""
+        return itertools.combinations_with_replacement(range(len(self.merges)), 2)
+
+    def runs_in(self, made: Made) -> list[tuple[int, int]]:
+        """The longest runs of neighbours among `made`."""
+        runs: list[tuple[int, int]] = []
+        for i, merge in enumerate(self.merges):
+            if merge.name in made:
+                runs = [*runs[:-1], (runs[-1][0], i)] if runs and runs[-1][1] == i - 1 else [*runs, (i, i)]
+        return runs
+
+    @property
+    def least(self) -> Made:
+        """Nothing but what is made unasked."""
+        return frozenset(merge.name for merge in self.unasked)
+
+    def of_run(self, first: int, last: int) -> Made:
+        return self.least | {merge.name for merge in self.merges[first : last + 1]}
+
+    def subsets(self) -> Iterator[Made]:
+        """Every choice, those of fewer merges first."""
+        for count in range(len(self.merges) + 1):
+            for some in itertools.combinations(self.merges, count):
+                yield self.least | {merge.name for merge in some}
+
+    @property
+    def _asked_and_not(self) -> tuple[OptionalMerge, ...]:
+        return (*self.merges, *self.unasked)
+
+
+def segments_of(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[Segment, ...]:
+    """The segments of a network in evaluation that have optional merges, in execution order; `example` are its inputs.
+
+    Raises MergeError as `merged` does.
+    """
+    by_region: dict[str, list[OptionalMerge]] = {}
+    for merge in optional_merges(module):
+        by_region.setdefault(merge.region, []).append(merge)
+    if not by_region:
+        return ()
+    network = trace(module)
+    regions = Regions(network)
+    with torch.no_grad():
+        ShapeProp(network).propagate(*(x.clone() for x in example))
+    found = {region.convs[0].path: region for region in regions.found.values() if region.convs}
+    return tuple(_segment(module, example, network, regions, found[name], merges) for name, merges in by_region.items())
+
+
+def _segment(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    network: fx.GraphModule,
+    regions: Regions,
+    region: Linear,
+    merges: Sequence[OptionalMerge],
+) -> Segment:
+    part: nn.Module
+    part, inputs = _cut(network, regions, region)
+    inside = optional_merges(part)
+    if [(m.kind, m.free) for m in inside] != [(m.kind, m.free) for m in merges]:
+        part, inputs, inside = module, example, tuple(merges)  # not to be had alone: its forms are those of the whole network
+    chain = all(merge.kind == "chain" for merge in merges)
+    free = {merge.name for merge in merges if merge.free and len(merges) > MOST and not chain}
+    pairs = sorted(zip(merges, inside, strict=True), key=lambda pair: pair[0].name in free)
+    asked = tuple(merge for merge, _ in pairs if merge.name not in free)
+    unasked = tuple(merge for merge, _ in pairs if merge.name in free)
+    return Segment(part, inputs, asked, tuple(inner.name for _, inner in pairs), unasked)
+
+
+def _cut(network: fx.GraphModule, regions: Regions, region: Linear) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
+    """A region with the activation behind it, and inputs of the shapes that it reads."""
+    inside = set(region.nodes)
+    nodes = [node for node in network.graph.nodes if node in inside]
+    others = {node for found in regions.found.values() for node in found.nodes}
+    last = nodes[-1]
+    if len(last.users) == 1 and _is_elementwise(next(iter(last.users)), last, others):
+        nodes += last.users
+        last = nodes[-1]
+    graph, copies, inputs = fx.Graph(), dict[fx.Node, fx.Node](), list[Tensor]()
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            constant = node not in inside and regions.reader.constant(node) is not None
+            if node in inside or node in nodes or constant:
+                copies[node] = graph.node_copy(node, copied)
+            else:
+                copies[node] = graph.placeholder(f"value_{len(inputs)}")
+                inputs.append(torch.zeros(_shape(node)))
+        return copies[node]
+
+    for node in _read_by(nodes, inside):
+        copied(node)
+    for node in nodes:
+        copied(node)
+    graph.output(copies[last])
+    return fx.GraphModule(network, graph).eval(), tuple(inputs)
+
+
+def _read_by(nodes: Sequence[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
+    """What nodes read of others, once each: placeholders of a graph come first."""
+    return list(
+        dict.fromkeys(read for node in nodes for read in node.all_input_nodes if read not in inside and read not in nodes)
+    )
+
+
+def _is_elementwise(node: fx.Node, read: fx.Node, others: set[fx.Node]) -> bool:
+    """Whether a node may be an activation that runtimes fuse: it reads one value, keeps its shape, and is no linear layer."""
+    if node.op == "output" or node in others or node.all_input_nodes != [read]:
+        return False
+    return "tensor_meta" in node.meta and "tensor_meta" in read.meta and _shape(node) == _shape(read)
+
+
+def _shape(node: fx.Node) -> torch.Size:
+    shape: torch.Size = node.meta["tensor_meta"].shape
+    return shape

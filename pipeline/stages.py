@@ -1,0 +1,181 @@
+"""The stages of a run that learn and search, each a function of what it needs: any recipe goes through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from paceline.arch import Arch, Space
+from paceline.errors import LimitError
+from paceline.graph import OpSpec
+from paceline.latency_models.collection.collect import Collector
+from paceline.latency_models.space_latency import SpaceLatency
+from paceline.measurement import Progress, silent
+from paceline.pipeline import tasks
+from paceline.pipeline.config import Data, Retrain, Search, Supernet
+from paceline.pipeline.latency import Predictors, Show, measured_networks
+from paceline.pipeline.networks import Builder, deployable
+from paceline.pipeline.objectives import LatencyLimit
+from paceline.pipeline.operators import space_operators
+from paceline.pipeline.ops import initialise
+from paceline.pipeline.recipes import Recipe
+from paceline.pipeline.recipes.goals import objectives_of
+from paceline.pipeline.recipes.searchers import Problem, option_costs
+from paceline.pipeline.search import Archive, Patience, search
+from paceline.pipeline.supernet import BranchGates, Policy, StrictFair, Uniform, space_of, train_supernet
+from paceline.pipeline.supernet.evaluate import OneShot
+from paceline.pipeline.supernet.shrinking import Shrinker
+from paceline.pipeline.tasks import Task
+from paceline.pipeline.training import accuracy, train
+from paceline.seeds import Seeds
+from paceline.space_operators import SpaceOperators
+
+_CALIBRATION_BATCHES = 4
+_LABEL_SMOOTHING = 0.1
+_POLICIES: Mapping[str, Policy] = {"strict_fair": StrictFair(), "uniform": Uniform()}
+
+
+def load_task(data: Data, seed: int) -> Task:
+    """The data set that the config names. Raises DataError where it can't be read."""
+    if data.kind == "digits":
+        return tasks.digits(seed, data.size)
+    assert data.path is not None
+    return (tasks.image_folder if data.kind == "folder" else tasks.npz)(data.path, data.size, seed)
+
+
+def operators_stage(net: nn.Module, task: Task, known: MutableMapping[str, Any], progress: Progress = silent) -> SpaceOperators:
+    """The operators of every option of the space, exported only where `known` does not hold them yet."""
+    if "operators" not in known:
+        traced = space_operators(net, task.example(), progress=progress)
+        known["operators"] = {
+            "fixed": [spec.key for spec in traced.fixed],
+            "options": [[pick, [spec.key for spec in specs]] for pick, specs in traced.options.items()],
+            "given": dict(traced.given),
+        }
+    kept = known["operators"]
+    specs = {key: OpSpec.parse(key) for keys in (kept["fixed"], *(keys for _, keys in kept["options"])) for key in keys}
+    return SpaceOperators(
+        space_of(net),
+        tuple(specs[key] for key in kept["fixed"]),
+        {tuple(pick): tuple(specs[key] for key in keys) for pick, keys in kept["options"]},
+        {choice: tuple(others) for choice, others in kept["given"].items()},
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training a supernet left: the mean loss of each epoch, and the space of the options that are still on."""
+
+    losses: list[float]
+    space: Space
+
+
+def supernet_stage(
+    recipe: Recipe, net: nn.Module, task: Task, options: Supernet, seeds: Seeds, folder: Path, progress: Progress = silent
+) -> Trained:
+    """Trains the supernet in place by the recipe's policy, or by the one that `options` name.
+
+    Branches are chosen and options turned off on the way where the recipe does so.
+    """
+    policy = _POLICIES[options.policy] if options.policy else recipe.policy
+    space = space_of(net)
+    narrowing: Shrinker | BranchGates | None = None
+    if recipe.shrinking is not None:
+        score = OneShot(net, task, seed=seeds.seed("shrinking")).accuracy
+        narrowing = Shrinker(recipe.shrinking(options.epochs), policy, space, score, seed=seeds.seed("shrinking"))
+    elif recipe.branches is not None:
+        narrowing = BranchGates(recipe.branches(options.epochs), policy, net)
+    losses = train_supernet(
+        net,
+        narrowing or policy,
+        task,
+        epochs=options.epochs,
+        batch=options.batch,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        shared=options.shared,
+        seed=seeds.seed("supernet"),
+        checkpoint=folder / "supernet.pt",
+        progress=progress,
+    )
+    return Trained(losses, space if narrowing is None else narrowing.space)
+
+
+def search_stage(
+    recipe: Recipe,
+    net: nn.Module,
+    space: Space,
+    task: Task,
+    latency: SpaceLatency,
+    limit: LatencyLimit,
+    options: Search,
+    seeds: Seeds,
+    cache: MutableMapping[str, Mapping[str, float]],
+    progress: Progress = silent,
+) -> Archive:
+    """The recipe's searcher on the recipe's goals in `space`, every network within the limit. Accuracy is the supernet's."""
+    calibration = _CALIBRATION_BATCHES if recipe.recalibrate else 0
+    one_shot = OneShot(net, task, seed=seeds.seed("recalibration"), calibration=calibration)
+    objectives = objectives_of(recipe.goals, latency, limit, one_shot.accuracy)
+    problem = Problem(space, recipe.goals, objectives, option_costs(latency))
+    searcher = recipe.searcher(problem, population=options.population, seed=seeds.seed("search") % 2**31)
+    patience = None if options.patience is None else Patience(options.patience)
+    return search(searcher, objectives, generations=options.generations, patience=patience, cache=cache, progress=progress)
+
+
+def shortlist_stage(
+    archive: Archive,
+    latency: SpaceLatency,
+    limit: LatencyLimit,
+    builder: Builder,
+    collector: Collector,
+    predictors: Predictors,
+    at_once: int,
+    show: Show,
+) -> Arch:
+    """The most accurate architecture that keeps the limit when measured, not only when predicted.
+
+    The search's best are measured whole, `at_once` at a time. The limit is kept where it is by more than the noise floor.
+    Raises LimitError where none does.
+    """
+    kept = limit.objective(latency).of
+    ranked = sorted(archive.feasible(), key=lambda member: (-member.values["accuracy"], kept(member.arch)))
+    allowed = limit.ms / (1 + predictors.test.noise_floor)
+    at_least = math.inf
+    for at in range(0, len(ranked), at_once):
+        archs = [member.arch for member in ranked[at : at + at_once]]
+        _, measured = measured_networks(builder, collector, archs, predictors.pace, show)
+        for arch, ms in zip(archs, measured, strict=True):
+            if ms <= allowed:
+                return arch
+        at_least = min(at_least, float(measured.min()))
+    raise LimitError(
+        f"the search found no network that keeps {limit.ms:g} ms when measured ({len(ranked)} were predicted to, the fastest "
+        f"measured {at_least:.3g} ms). Search longer ([search] generations), or raise limit_ms."
+    )
+
+
+def retrain_stage(
+    net: nn.Module, chosen: Arch, task: Task, options: Retrain, seeds: Seeds, folder: Path, progress: Progress = silent
+) -> tuple[nn.Module, float]:
+    """The chosen network trained by itself, from new weights, and its accuracy on the test images."""
+    alone = deployable(net, chosen)
+    initialise(alone, seeds.seed("retrain weights"))
+    train(
+        alone,
+        task,
+        epochs=options.epochs,
+        batch=options.batch,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        seed=seeds.seed("retrain"),
+        label_smoothing=_LABEL_SMOOTHING,
+        checkpoint=folder / f"retrain-{chosen.key}.pt",
+        progress=progress,
+    )
+    return alone.eval(), accuracy(alone, task, "test")
