@@ -14,7 +14,7 @@ from torch import Tensor
 from paceline.arch import Arch
 from paceline.graph import OpSpec
 from paceline.latency_models.model import Floats, LatencyModel, Prediction
-from paceline.latency_models.spaces.codes import Codes, checked, encode_all
+from paceline.latency_models.spaces.codes import Codes, checked, codes_of, encode_all, is_single
 from paceline.latency_models.spaces.joint import Joint
 from paceline.latency_models.spaces.relaxed import Form, soft
 from paceline.space_operators import SpaceOperators
@@ -65,10 +65,13 @@ class SpaceLatency:
 
         Raises LatencyModelError for rows that are no architectures.
         """
+        if all(map(is_single, self.space.choices)):
+            blocks = range(0, max(len(encoded), 1), _BLOCK)
+            return self.predict_codes(np.concatenate([codes_of(self.space, encoded[i : i + _BLOCK], i) for i in blocks]))
         sums = np.empty((len(encoded), len(self._fixed)))
         for start in range(0, len(encoded), _BLOCK):
             weights = checked(self.space, encoded[start : start + _BLOCK], start)
-            sums[start : start + _BLOCK] = self._joint.encoded(weights) @ self._options
+            sums[start : start + _BLOCK] = self._joint.encoded(weights.astype(float)) @ self._options
         return self.model.of_sums(sums + self._fixed)
 
     def expected_ms(self, path: Mapping[str, Tensor], form: Form = soft) -> Tensor:

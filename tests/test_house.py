@@ -95,7 +95,7 @@ def test_readme_exit_codes_are_those_of_the_errors() -> None:
 
 def test_readme_layout_names_every_folder() -> None:
     layout = README.split("## Layout")[1].split("##")[0]
-    assert [name for name in re.findall(r"(\w+)/", layout.split("```")[1]) if not (ROOT / name).is_dir()] == []
+    assert [name for name in re.findall(r"\b(\w[\w/]*)/", layout.split("```")[1]) if not (ROOT / name).is_dir()] == []
     assert {"paceline", *LINKED} <= set(re.findall(r"^(\w+)/ ", layout, re.MULTILINE))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from paceline.arch import Arch, Choice
 from paceline.latency_models.model import Floats
-from paceline.latency_models.spaces.codes import Codes, options_at
+from paceline.latency_models.spaces.codes import Codes, is_single, options_at
 from paceline.space_operators import SpaceOperators, decisions
 
 Factor = tuple[tuple[str, ...], Floats]
@@ -126,11 +126,6 @@ class Joint:
             table = table[:, self.decisions[other].index(taken[other])]
         count = max(choice.at_least, min(int((table < 0).sum()), choice.at_most))
         return tuple(choice.options[i] for i in sorted(np.argsort(table, kind="stable")[:count].tolist()))
-
-
-def is_single(choice: Choice) -> bool:
-    """Whether it takes exactly one option."""
-    return choice.at_least == choice.at_most == 1
 
 
 def _least(names: Sequence[str], factors: Sequence[Factor]) -> dict[str, int]:
