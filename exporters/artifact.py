@@ -15,11 +15,22 @@ from ai_edge_litert.interpreter import Interpreter
 from torch import Tensor
 
 from paceline.errors import ExportError
+from paceline.exporters.merge import Merge, Refusal
+from paceline.exporters.merge_proof import Proof, ProvenMerge
 from paceline.exporters.precision.report import PrecisionReport
 from paceline.graph import Array, Graph
 from paceline.measurement import Artifact
 
 _TO_NHWC, _TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What was merged before the export, what had no exact merge, and how it was proven."""
+
+    merges: tuple[Merge, ...]
+    refused: tuple[Refusal, ...]
+    proof: Proof
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class ExportReport:
     warnings: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
     precision: PrecisionReport | None = None
+    merge: MergeReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +61,8 @@ class Exported(Artifact):
     report: ExportReport = field(kw_only=True)
     graph: Graph | None = field(kw_only=True, default=None, repr=False)
     """What was written, with the module paths of its operators; None for ONNX."""
+    merging: ProvenMerge | None = field(kw_only=True, default=None, repr=False, compare=False)
+    """The merged network in torch, where the export merged."""
 
     def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         if len(inputs) != len(self._shapes):

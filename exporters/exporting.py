@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 from paceline.errors import ConfigError, ExportError
 from paceline.exporters import litert_torch, onnx, parity, tflite
-from paceline.exporters.artifact import Exported, ExportReport, run_file
+from paceline.exporters.artifact import Exported, ExportReport, MergeReport, run_file
 from paceline.exporters.inspect import transposes_inside
+from paceline.exporters.merge_forms import Choice
+from paceline.exporters.merge_proof import ProvenMerge, proven_merge
 from paceline.exporters.parity import Parity
 from paceline.exporters.precision import Calibration, Interface, Precision, PrecisionReport, compare, quantised
+from paceline.exporters.precision.weight_ranges import weight_ranges
 from paceline.exporters.provenance import KEY, Provenance, weights_hash
 from paceline.exporters.run_tflite import Kernels
 from paceline.exporters.torch_graph import lowered
@@ -42,6 +45,7 @@ def export(
     calibration: Calibration | None = None,
     interface: Interface = "float",
     via: Via = "paceline",
+    merge: bool | Choice = False,
     source: str = "",
     tolerance: float = 1e-4,
 ) -> Exported:
@@ -51,24 +55,33 @@ def export(
     numbers where that is constant): a `.tflite` in LiteRT on XNNPACK's and on TFLite's own kernels, an `.onnx` in onnxruntime.
     "int8" needs `calibration`; other precisions are compared on it too, where it is given. `source` goes into the provenance.
 
-    Raises UnsupportedOperator where an operator has no counterpart, ParityError where the float file differs from torch by more
-    than `tolerance` of the output's range, ExportError or ConfigError for all else that prevents a file; then none is written.
+    `merge` merges first what is linear: True what is free, a choice as `merged` takes it. That is proven on random statistics and
+    with the real weights (`proven_merge`), and the file is compared with `module` as it was. The result tells what was merged.
+
+    Raises UnsupportedOperator where an operator has no counterpart, MergeError where merging changes what is computed,
+    ParityError where the float file differs from torch by more than `tolerance` of the output's range, ExportError or
+    ConfigError for all else that prevents a file; then none is written.
     """
     path = Path(path)
     examples = example_input if isinstance(example_input, tuple) else (example_input,)
     _check(module, path, precision, interface, via)
+    inputs = tuple(_telling(x) for x in examples)
+    merging = None if merge is False else proven_merge(module, inputs, None if merge is True else merge)
+    options: dict[str, str] = {"precision": precision, "interface": interface, "via": via}
+    if merging is not None:
+        options["merged"] = f"{len(merging.merges)} places"
     origin = Provenance(
         source=source or type(module).__name__,
         network=type(module).__name__,
-        options={"precision": precision, "interface": interface, "via": via},
+        options=options,
         torch=torch.__version__,
         weights_sha256=weights_hash({name: t.detach().cpu().numpy() for name, t in module.state_dict().items()}),
     )
-    inputs = tuple(_telling(x) for x in examples)
+    shipped = module if merging is None else merging.module
     if path.suffix == ".onnx":
-        return _onnx(module, examples, inputs, path, origin, tolerance)
+        return _onnx(module, merging, examples, inputs, path, origin, tolerance)
     start = time.perf_counter()
-    model, passes = _converted(module, examples, via)
+    model, passes = _converted(shipped, examples, via)
     content = tflite.write(model)
     seconds = time.perf_counter() - start
     proven = _proven(module, inputs, content, path.name, tolerance)
@@ -78,6 +91,8 @@ def export(
         content = quantised(exact, precision, calibration, interface)
         seconds += time.perf_counter() - start
         report = compare(exact, content, calibration or _as_samples(inputs))
+        if merging is not None:
+            report = replace(report, merged_weights=weight_ranges(module, merging.module, merging.merges))
         model = tflite.read(content)
         proven = _measured_error(module, inputs, content)
     origin = replace(origin, passes=passes, max_abs_error=proven.max_abs_error, max_rel_error=proven.max_rel_error)
@@ -95,17 +110,24 @@ def export(
         warnings=_warnings(model.graph),
         passes=passes,
         precision=report,
+        merge=_merge_report(merging),
     )
-    return Exported(path, path.name, report=summary, graph=model.graph)
+    return Exported(path, path.name, report=summary, graph=model.graph, merging=merging)
 
 
 def _onnx(
-    module: nn.Module, examples: tuple[Tensor, ...], inputs: tuple[Tensor, ...], path: Path, origin: Provenance, tolerance: float
+    module: nn.Module,
+    merging: ProvenMerge | None,
+    examples: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    path: Path,
+    origin: Provenance,
+    tolerance: float,
 ) -> Exported:
     with tempfile.TemporaryDirectory(prefix="paceline-export-") as folder:
         candidate = Artifact(Path(folder) / path.name, path.name, "onnx")
         start = time.perf_counter()
-        onnx.write(module, examples, candidate.path)
+        onnx.write(module if merging is None else merging.module, examples, candidate.path)
         seconds = time.perf_counter() - start
         proven = parity.check(module, inputs, candidate, tolerance)
         origin = replace(origin, max_abs_error=proven.max_abs_error, max_rel_error=proven.max_rel_error)
@@ -114,8 +136,13 @@ def _onnx(
     write_atomically(path, content)
     ops = onnx.operators(path)
     inside = 0
-    summary = ExportReport(seconds, ops, inside, proven.max_abs_error, proven.max_rel_error, len(content))
-    return Exported(path, path.name, "onnx", report=summary)
+    errors = proven.max_abs_error, proven.max_rel_error
+    summary = ExportReport(seconds, ops, inside, *errors, len(content), merge=_merge_report(merging))
+    return Exported(path, path.name, "onnx", report=summary, merging=merging)
+
+
+def _merge_report(merging: ProvenMerge | None) -> MergeReport | None:
+    return None if merging is None else MergeReport(merging.merges, merging.refused, merging.proof)
 
 
 def _converted(module: nn.Module, examples: tuple[Tensor, ...], via: Via) -> tuple[tflite.Model, tuple[str, ...]]:

@@ -1,9 +1,9 @@
 """Merge what training kept apart: BatchNorm into convolutions and linear layers into one convolution, exactly.
 
 Found in the traced graph of any network, not by the class of its blocks: whatever is linear between two values becomes one
-convolution where that costs nothing or is asked for (RepVGG, Ding et al. 2021; ACNet, Ding et al. 2019; Diverse Branch Block, Ding
-et al. 2021; MobileOne, Vasu et al. 2023). `merge_layers` reads nodes, `merge_regions` finds what is linear, `merge_plan` decides,
-`merge_write` changes the graph.
+convolution where that costs nothing or is asked for (RepVGG, Ding et al. 2021; ACNet, Ding et al. 2019; Diverse Branch Block,
+Ding et al. 2021; MobileOne, Vasu et al. 2023). `merge_layers` reads nodes, `merge_regions` finds what is linear, `merge_plan`
+decides, `merge_write` changes the graph.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def merged(module: nn.Module, choose: Choice | None = None) -> Merged:
 
     BatchNorms, constant scales and shifts, identities and paddings are always taken into convolutions. `choose` is asked about
     every other merge (`paceline.exporters.merge_forms.optional_merges`), or tells by name; without it, and for names that it
-    leaves out, those are made that need neither more multiply-accumulates nor more weights. Kernels are computed in float64 and
-    cast once. What has no exact merge stays as it is and is named in `refused` with the reason.
+    leaves out, the free ones are made: parallel branches and what lies in them, where neither multiply-accumulates nor weights
+    grow. Kernels are computed in float64 and cast once. What has no exact merge stays as it is; `refused` says why.
 
     Raises MergeError where torch.fx can't trace the network, a BatchNorm has no running statistics, or `choose` names a merge
     that the network does not have.

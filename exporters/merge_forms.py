@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import fx, nn
 
-from paceline.exporters.algebra import MergeError
-from paceline.exporters.merge_plan import Kind, decisions
+from paceline.exporters.algebra import ConvForm, MergeError
+from paceline.exporters.merge_costs import decisions
+from paceline.exporters.merge_plan import Conv, Kind, Planner
 from paceline.exporters.merge_regions import Refusal, Regions
 from paceline.exporters.traced import trace
 
-__all__ = ["OptionalMerge", "chosen", "optional_merges"]
+__all__ = ["OptionalMerge", "branch_form", "optional_merges"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class OptionalMerge:
     region: str
     """Merges of different regions do not touch each other. Within one, a merge may make another one impossible or possible."""
     free: bool
-    """Whether it needs neither more multiply-accumulates nor more weights; `merged` makes it when nobody is asked."""
+    """Whether `merged` makes it when nobody is asked: it unites branches of a sum or neighbours in a concatenation, or lies
+    inside of one, and needs neither more multiply-accumulates nor more weights. A chain by itself is never free: it may reach
+    from one block of a network into the next."""
 
 
 Choice = Callable[[OptionalMerge], bool] | Mapping[str, bool]
@@ -46,6 +49,26 @@ def optional_merges(module: nn.Module) -> tuple[OptionalMerge, ...]:
     return options_of(Regions(trace(module)))[0]
 
 
+def branch_form(module: nn.Module) -> ConvForm:
+    """The one convolution that a module computes of one input, all that it holds merged.
+
+    Raises MergeError, with the reason, where it is none, and for a module in training mode.
+    """
+    name = type(module).__name__
+    training = next((path or name for path, m in module.named_modules() if m.training), None)
+    if training is not None:
+        raise MergeError(f"{training!r} is in training mode, where norms depend on the batch and dropout on chance; call eval()")
+    network = trace(module)
+    regions, planner = Regions(network), Planner(lambda decision: decision.kind != "dense")
+    result = next(node for node in network.graph.nodes if node.op == "output").args[0]
+    region = regions.found.get(result) if isinstance(result, fx.Node) else None
+    part = None if region is None else planner.plan(region)
+    if isinstance(part, Conv) and not part.uniform and isinstance(part.input, fx.Node) and part.input.op == "placeholder":
+        return part.form
+    reasons = [f"{refusal.where}: {refusal.reason}" for refusal in (*planner.refused.values(), *regions.obstacles())]
+    raise MergeError(f"{name} is no single convolution; {'; '.join(reasons) or 'nothing in it has a number of channels'}")
+
+
 def options_of(regions: Regions) -> tuple[tuple[OptionalMerge, ...], tuple[Refusal, ...]]:
     """The optional merges of all regions, and what they refuse."""
     options: dict[str, OptionalMerge] = {}
@@ -54,7 +77,7 @@ def options_of(regions: Regions) -> tuple[tuple[OptionalMerge, ...], tuple[Refus
         found, refusals = decisions(region)
         refused += refusals
         for decision, free in found.items():
-            option = OptionalMerge(decision.name, decision.kind, decision.layers, region.convs[0].path, free)
+            option = OptionalMerge(decision.name, decision.kind, decision.layers, region.heavy[0].path, free)
             options.setdefault(option.name, option)
     return tuple(options.values()), tuple(dict.fromkeys(refused))
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from paceline.exporters.algebra import ConvForm, MergeError, conv_form, fold_batchnorm, identity_form
 from paceline.exporters.algebra_chains import average_pool_form, padding_form
-from paceline.exporters.traced import has_hooks, is_plain, is_sum, writes_in_place
+from paceline.exporters.merge_values import Values, arguments
+from paceline.exporters.traced import has_hooks, is_plain, is_sum
 
 Layout = Literal["image", "rows", "any"]
 """What a layer reads: (N, C, H, W), features on the last axis, or either."""
@@ -28,6 +27,7 @@ _SHIFTS = (operator.add, operator.iadd, torch.add, "add", "add_")
 _UNSHIFTS = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 _UNSCALES = (operator.truediv, operator.itruediv, torch.div, torch.true_divide, "div", "div_")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+_DROPOUTS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
 _ASSERTIONS = ("_assert", "_assert_async")
 
 
@@ -58,10 +58,8 @@ class LayerReader:
     """Reads the nodes of one network in evaluation."""
 
     def __init__(self, network: fx.GraphModule) -> None:
-        self.network = network
-        self.modules = dict(network.named_modules())
-        self._constants: dict[fx.Node, Tensor | None] = {}
-        self._matrices: dict[fx.Node, bool] = {}
+        self.values = Values(network)
+        self.modules = self.values.modules
 
     def layer(self, node: fx.Node) -> Layer | None:
         """The linear layer that a node is, None for any other. Raises MergeError for one that no kernel computes exactly."""
@@ -76,6 +74,8 @@ class LayerReader:
 
     def vanishes(self, node: fx.Node) -> bool:
         """Whether a node does nothing in evaluation: an identity, a dropout."""
+        if node.target in _DROPOUTS:
+            return arguments(node, {"input": None, "p": 0.5, "training": True})["training"] is False
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         return isinstance(module, nn.Identity | _DropoutNd) and not has_hooks(module)
 
@@ -94,13 +94,6 @@ class LayerReader:
                 "can. Build it with track_running_stats=True and run some training batches through it"
             )
 
-    def constant(self, node: fx.Node) -> Tensor | None:
-        """The value of a node that does not depend on the network's input, in float64; None for others."""
-        if node not in self._constants:
-            self._constants[node] = None
-            self._constants[node] = self._evaluated(node)
-        return self._constants[node]
-
     def words(self, node: fx.Node) -> str:
         """What a node is, for people."""
         if node.op == "call_module":
@@ -116,7 +109,7 @@ class LayerReader:
             form = _linear_form(module.weight, module.bias)  # type: ignore[arg-type]
             return Layer(node, read, form, f"linear {path}", path, "conv", "rows", False, module.weight, params)  # type: ignore[arg-type]
         rows = is_plain(module, nn.BatchNorm1d)
-        if rows and not self._is_matrix(read):
+        if rows and not self.values.is_matrix(read):
             raise MergeError("a BatchNorm1d of what may have more than two axes normalises the second, not the features")
         if rows or is_plain(module, nn.BatchNorm2d) or is_plain(module, nn.SyncBatchNorm):
             assert isinstance(module, _BatchNorm)
@@ -141,11 +134,11 @@ class LayerReader:
         if target in (functional.conv2d, torch.conv2d):
             return self._conv(node)
         if target in (functional.linear,):
-            given = _arguments(node, {"input": None, "weight": None, "bias": None})
+            given = arguments(node, {"input": None, "weight": None, "bias": None})
             weight, bias = self._value(given["weight"]), self._value(given["bias"])
             if not isinstance(given["input"], fx.Node) or weight is None or weight.ndim != 2:
                 return None
-            path, held = self._holder(given["weight"], node)
+            path, held = self.values.holder(given["weight"], node)
             form = _linear_form(weight, bias)
             return Layer(node, given["input"], form, f"linear {path}", path, "conv", "rows", False, held, _numbers(form))
         if target in (functional.batch_norm,):
@@ -153,7 +146,7 @@ class LayerReader:
         if target in (functional.avg_pool2d, torch._C._nn.avg_pool2d):
             return self._pool(node)
         if target in (functional.pad, torch._C._nn.pad):
-            given = _arguments(node, {"input": None, "pad": None, "mode": "constant", "value": None})
+            given = arguments(node, {"input": None, "pad": None, "mode": "constant", "value": None})
             if not isinstance(given["input"], fx.Node) or not _whole(given["pad"]):
                 return None
             form = _padding(given["pad"], given["mode"], given["value"] or 0.0)
@@ -164,7 +157,7 @@ class LayerReader:
 
     def _conv(self, node: fx.Node) -> Layer | None:
         defaults = {"input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-        given = _arguments(node, defaults)
+        given = arguments(node, defaults)
         weight, bias = self._value(given["weight"]), self._value(given["bias"])
         settings = [given[name] for name in ("stride", "padding", "dilation", "groups")]
         if not isinstance(given["input"], fx.Node) or weight is None or (bias is None and given["bias"] is not None):
@@ -173,12 +166,12 @@ class LayerReader:
             return None
         shift = weight.new_zeros(len(weight)) if bias is None else bias
         form = ConvForm(weight, shift, _pair(settings[0]), _pair(settings[1]), _pair(settings[2]), settings[3])
-        path, held = self._holder(given["weight"], node)
+        path, held = self.values.holder(given["weight"], node)
         return Layer(node, given["input"], form, conv_words(form, path), path, "conv", "image", False, held, _numbers(form))
 
     def _batch_norm(self, node: fx.Node) -> Layer | None:
         names = ("input", "running_mean", "running_var", "weight", "bias")
-        given = _arguments(node, {**dict.fromkeys(names), "training": False, "momentum": 0.1, "eps": 1e-5})
+        given = arguments(node, {**dict.fromkeys(names), "training": False, "momentum": 0.1, "eps": 1e-5})
         values = [self._value(given[name]) for name in names[1:]]
         if not isinstance(given["input"], fx.Node) or not isinstance(given["eps"], float | int):
             return None
@@ -187,16 +180,16 @@ class LayerReader:
         norm = nn.BatchNorm2d(len(values[0]), eps=given["eps"], device="meta").eval()
         norm.running_mean, norm.running_var = values[0], values[1]
         norm.weight, norm.bias = (None if v is None else nn.Parameter(v, requires_grad=False) for v in values[2:])  # type: ignore[assignment]
-        path, held = self._holder(given["running_mean"], node)
+        path, held = self.values.holder(given["running_mean"], node)
         form = fold_batchnorm(identity_form(len(values[0])), norm)
         params = sum(v.numel() for v in values[2:] if v is not None)
-        if self._is_matrix(given["input"]):
+        if self.values.is_matrix(given["input"]):
             return None
         return Layer(node, given["input"], form, f"BatchNorm {path}", path, "affine", "image", False, held, params)
 
     def _pool(self, node: fx.Node) -> Layer | None:
         defaults = {"stride": None, "padding": 0, "ceil_mode": False, "count_include_pad": True, "divisor_override": None}
-        given = _arguments(node, {"input": None, "kernel_size": None, **defaults})
+        given = arguments(node, {"input": None, "kernel_size": None, **defaults})
         size, stride = given["kernel_size"], given["stride"] or given["kernel_size"]
         if not isinstance(given["input"], fx.Node) or not all(_whole(s) for s in (size, stride, given["padding"])):
             return None
@@ -232,74 +225,17 @@ class LayerReader:
         else:
             factor, shift, word = one, values, "shift"
         form = ConvForm(factor.view(-1, 1, 1, 1), shift, groups=len(values))
-        path, held = self._holder(second, node)
+        path, held = self.values.holder(second, node)
         params = values.numel() if isinstance(held, nn.Parameter) else 0
-        return Layer(node, first, form, f"{word} {path}", path, "affine", layout, layout == "any", held, params)
+        return Layer(node, first, form, f"{word} {path}", path, "affine", layout, len(values) == 1, held, params)
 
     def _number(self, value: object) -> Tensor | None:
         if isinstance(value, fx.Node):
-            return self.constant(value)
+            return self.values.constant(value)
         return torch.tensor(float(value), dtype=torch.float64) if type(value) in (int, float) else None  # type: ignore[arg-type]
 
     def _value(self, value: object) -> Tensor | None:
-        return self.constant(value) if isinstance(value, fx.Node) else None
-
-    def _holder(self, value: object, node: fx.Node) -> tuple[str, Tensor | None]:
-        """The module that holds the first tensor a constant is computed from, and that tensor."""
-        while isinstance(value, fx.Node) and value.op != "get_attr":
-            value = next(iter(value.all_input_nodes), None)
-        if not isinstance(value, fx.Node):
-            return node.name, None
-        return str(value.target).rpartition(".")[0] or node.name, self._attribute(str(value.target))
-
-    def _attribute(self, target: str) -> Tensor | None:
-        path, _, name = target.rpartition(".")
-        value = getattr(self.network.get_submodule(path), name, None)
-        return value if isinstance(value, Tensor) else None
-
-    @torch.no_grad()
-    def _evaluated(self, node: fx.Node) -> Tensor | None:
-        if node.op == "get_attr":
-            value = self._attribute(str(node.target))
-            return None if value is None else _double(value.detach())
-        inputs = node.all_input_nodes
-        if not inputs or node.op not in ("call_function", "call_method", "call_module") or writes_in_place(node, self.modules):
-            return None
-        values = {n: self.constant(n) for n in inputs}
-        if any(v is None for v in values.values()):
-            return None
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-        if node.op == "call_module":
-            result = copy.deepcopy(self.modules[str(node.target)]).double()(*args, **kwargs)
-        elif node.op == "call_method":
-            result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        else:
-            result = node.target(*args, **kwargs)  # type: ignore[operator]
-        return result if isinstance(result, Tensor) else None
-
-    def _is_matrix(self, node: fx.Node) -> bool:
-        """Whether a value is known to have two axes: what flattening gives, and what keeps its shape."""
-        if node not in self._matrices:
-            self._matrices[node] = False
-            self._matrices[node] = self._flattens(node) or (
-                node.op == "call_module"
-                and isinstance(self.modules[str(node.target)], nn.Linear | nn.BatchNorm1d | nn.Identity | _DropoutNd | nn.ReLU)
-                and self._is_matrix(node.all_input_nodes[0])
-            )
-        return self._matrices[node]
-
-    def _flattens(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            module = self.modules[str(node.target)]
-            return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
-        if node.target in (torch.flatten, "flatten"):
-            given = _arguments(node, {"input": None, "start_dim": 0, "end_dim": -1})
-            return (given["start_dim"], given["end_dim"]) == (1, -1)
-        if node.target in (torch.mean, "mean"):  # of an image: two more axes than these
-            given = _arguments(node, {"input": None, "dim": None, "keepdim": False})
-            over = given["dim"]
-            return isinstance(over, tuple | list) and sorted(over) == [2, 3] and not given["keepdim"]
-        return False
+        return self.values.constant(value) if isinstance(value, fx.Node) else None
 
 
 def conv_words(form: ConvForm, path: str) -> str:
@@ -321,8 +257,8 @@ def _per_channel(constant: Tensor) -> tuple[Tensor, Layout] | None:
     if not constant.is_floating_point():
         return None
     shape = constant.shape
-    if math.prod(shape) == 1 and len(shape) <= 2:
-        return constant.reshape(1), "any"
+    if math.prod(shape) == 1 and len(shape) <= 4:
+        return constant.reshape(1), "any" if len(shape) <= 2 else "image"
     if len(shape) in (3, 4) and shape[-2:] == (1, 1) and shape[:-3] in ((), (1,)):
         return constant.flatten(), "image"
     if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1):
@@ -338,21 +274,12 @@ def _padding(amounts: object, mode: str, value: float) -> ConvForm:
     return padding_form((top, left), mode, value)
 
 
-def _arguments(node: fx.Node, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a call by name."""
-    return {**defaults, **dict(zip(defaults, node.args, strict=False)), **node.kwargs}
-
-
 def _whole(value: object) -> bool:
     return isinstance(value, int) or (isinstance(value, tuple | list) and all(isinstance(v, int) for v in value))
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
-def _double(value: Tensor) -> Tensor:
-    return value.double() if value.is_floating_point() else value
 
 
 def _numbers(form: ConvForm) -> int:

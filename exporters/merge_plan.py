@@ -1,8 +1,8 @@
-"""What a linear region becomes: convolutions, sums and concatenations, by decisions about every merge in it."""
+"""What a linear region becomes by decisions about every merge in it: convolutions, sums and concatenations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -49,9 +49,14 @@ class Conv:
         return tuple(layer for layer in self.layers if layer.kind == "conv")
 
     @property
+    def is_conv(self) -> bool:
+        """Whether it is a convolution; else it stays what it is: a norm, a scale, a padding, a pool."""
+        return bool(self.convs) or len(self.branches) > 1
+
+    @property
     def stays(self) -> bool:
-        """Whether its layers are kept: there is one, or none has weights."""
-        return not self.convs or (len(self.layers) == 1 and self.form is self.layers[0].form and not self.joints)
+        """Whether its layers are kept as they are."""
+        return not self.is_conv or (len(self.layers) == 1 and self.form is self.layers[0].form)
 
     @property
     def weightless(self) -> bool:
@@ -137,23 +142,23 @@ class Planner:
         return Conv(at.input, last, form, (*at.layers, *layer.layers), at.joints, words, at.uniform and layer.uniform)
 
     def _sum(self, region: Sum) -> Part:
-        parts = [(sign, self._term(term)) for sign, term in region.terms]
-        inputs = {part.input: part.form for _, part in parts if isinstance(part, Conv) and part.convs}
-        branches: list[tuple[int, Conv]] = []
+        parts = [(sign, self._term(term), _key(term)) for sign, term in region.terms]
+        inputs = {part.input for _, part, _ in parts if isinstance(part, Conv) and not part.weightless}
+        branches: list[tuple[int, Conv, str]] = []
         rest: list[tuple[int, Part | fx.Node]] = []
-        for sign, part in parts:
+        for sign, part, key in parts:
             if isinstance(part, Conv) and part.input in inputs:
-                branches.append((sign, part))
+                branches.append((sign, part, key))
             elif isinstance(part, fx.Node) and part in inputs:
-                branches.append((sign, Conv(part, "identity", _IDENTITY, branches=("identity",), uniform=True)))
+                branches.append((sign, Conv(part, "identity", _IDENTITY, branches=("identity",), uniform=True), key))
             else:
                 rest.append((sign, part))
         # Convolutions first and the densest before all: it hosts what can be expanded for nothing.
-        branches.sort(key=lambda b: (not b[1].convs, -b[1].form.macs))
+        branches.sort(key=lambda b: (not b[1].convs, b[1].weightless, -b[1].form.macs))
         united: list[tuple[int, Conv]] = []
-        for sign, branch in branches:
+        for sign, branch, key in branches:
             for i, host in enumerate(united):
-                both = self._joined(*host, sign, branch)
+                both = self._joined(*host, sign, branch, key)
                 if both is not None:
                     united[i] = (1, both)
                     break
@@ -164,9 +169,9 @@ class Planner:
         left = [(sign, part if part.layers else part.input) for sign, part in united]
         return Added(region.additions, (*left, *rest), len(united) < len(branches))
 
-    def _joined(self, host_sign: int, host: Conv, sign: int, branch: Conv) -> Conv | None:
+    def _joined(self, host_sign: int, host: Conv, sign: int, branch: Conv, key: str) -> Conv | None:
         """Two terms of a sum as one convolution."""
-        if host.input is not branch.input or not host.convs:
+        if host.input is not branch.input or host.weightless or (host.uniform and branch.uniform):
             return None
         name = f"{host.name} + {branch.name}"
         try:
@@ -177,8 +182,9 @@ class Planner:
             return None
         if both.macs > LARGEST_GROWTH * (a.macs + b.macs):
             return None
-        decision = Decision(name, "parallel", (*host.branches, *branch.branches), self._within or branch.name)
-        if not branch.weightless and not self._decide(decision):
+        decision = Decision(name, "parallel", (host.branches[0], *branch.branches), self._within or key)
+        taken = branch.weightless and host.is_conv
+        if not taken and not self._decide(decision):
             return None
         words = (*_signed_words(host, host_sign), *_signed_words(branch, sign))
         return Conv(host.input, host.name, both, (*host.layers, *branch.layers), (*host.joints, *branch.joints), words)
@@ -210,8 +216,8 @@ class Planner:
         return Conv(a.input, b.name, both, (*a.layers, *b.layers), (*a.joints, *b.joints), (*a.branches, *b.branches))
 
     def _term(self, term: Linear) -> Part | fx.Node:
-        outer, convs = self._within, term.convs
-        self._within = outer or (convs[-1].path if convs else "")
+        outer = self._within
+        self._within = outer or _key(term)
         try:
             return self.plan(term)
         finally:
@@ -222,51 +228,9 @@ class Planner:
         return self.choose(decision)
 
 
-def decisions(region: Linear) -> tuple[dict[Decision, bool], tuple[Refusal, ...]]:
-    """Every merge of a region with whether it costs nothing, and what is refused.
-
-    A merge costs nothing where neither multiply-accumulates nor weights grow, all merges counted that cost nothing together.
-    """
-    apart, together = Planner(lambda d: False), Planner(lambda d: d.kind != "dense")
-    best, most = cost(apart.plan(region)), cost(together.plan(region))
-    offered = {**together.offered, **apart.offered}
-    refused = tuple(refusal for name, refusal in together.refused.items() if name not in offered)
-    free: frozenset[str] = frozenset()
-    for names in _bundles(offered.values()):
-        if names <= free:
-            continue
-        trial = free | names
-        costs = most if len(names) == len(together.offered) else cost(Planner(lambda d, t=trial: d.name in t).plan(region))  # type: ignore[misc]
-        if costs[0] <= best[0] and costs[1] <= best[1]:
-            free, best = trial, costs
-    return {decision: name in free for name, decision in offered.items()}, refused
-
-
-def cost(part: Part | fx.Node) -> tuple[float, int]:
-    """Multiply-accumulates for one position of what a region reads, and weights."""
-    convs: dict[Conv, float] = {}
-    _area(part, convs)
-    return sum(conv.form.macs / area for conv, area in convs.items()), sum(conv.form.kernel.numel() for conv in convs)
-
-
-def _area(part: Part | fx.Node, convs: dict[Conv, float]) -> float:
-    """How many positions of the region's input make one of a part's; notes the convolutions on the way."""
-    if isinstance(part, fx.Node):
-        return 1.0
-    if isinstance(part, Conv):
-        area = _area(part.input, convs) * part.form.stride[0] * part.form.stride[1]
-        if part.convs:
-            convs[part] = area
-        return area
-    terms = [term for _, term in part.terms] if isinstance(part, Added) else part.terms
-    return max(_area(term, convs) for term in terms)
-
-
-def _bundles(offered: Iterable[Decision]) -> list[frozenset[str]]:
-    """Sets of merges to try, larger ones first: all, those about each term of a sum, each by itself."""
-    names = {d.name: d.within for d in offered if d.kind != "dense"}
-    terms = [frozenset(n for n, within in names.items() if within == term) for term in dict.fromkeys(names.values())]
-    return [frozenset(names), *terms, *(frozenset([name]) for name in names)]
+def _key(term: Linear) -> str:
+    """Tells the terms of a sum apart."""
+    return term.heavy[0].path if term.heavy else ""
 
 
 def _alike(a: Conv, b: Conv) -> tuple[ConvForm, ConvForm]:

@@ -35,10 +35,10 @@ class Linear:
         return self.start if isinstance(self.start, fx.Node) else self.start.source
 
     @property
-    def convs(self) -> tuple[Layer, ...]:
-        """Layers with weights, those inside of sums included."""
-        inner = () if isinstance(self.start, fx.Node) else self.start.convs
-        return (*inner, *(layer for layer in self.layers if layer.kind == "conv"))
+    def heavy(self) -> tuple[Layer, ...]:
+        """Convolutions and pools, those inside of sums included."""
+        inner = () if isinstance(self.start, fx.Node) else self.start.heavy
+        return (*inner, *(layer for layer in self.layers if layer.kind in ("conv", "pool")))
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -59,8 +59,8 @@ class Sum:
         return sources.pop() if len(sources) == 1 else None
 
     @property
-    def convs(self) -> tuple[Layer, ...]:
-        return tuple(layer for _, term in self.terms for layer in term.convs)
+    def heavy(self) -> tuple[Layer, ...]:
+        return tuple(layer for _, term in self.terms for layer in term.heavy)
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -80,8 +80,8 @@ class Concat:
         return sources.pop() if len(sources) == 1 else None
 
     @property
-    def convs(self) -> tuple[Layer, ...]:
-        return tuple(layer for term in self.terms for layer in term.convs)
+    def heavy(self) -> tuple[Layer, ...]:
+        return tuple(layer for term in self.terms for layer in term.heavy)
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -104,6 +104,13 @@ class Regions:
         self.found = dict(sorted({**self._linear, **self._ended}.items(), key=lambda item: self.order[item[0]]))
         self._inside = {node for region in self.found.values() for node in region.nodes}
         self.refusals = tuple(dict.fromkeys(self._refusals()))
+
+    def obstacles(self) -> Iterator[Refusal]:
+        """Everything that is not linear, in execution order."""
+        for node in self.nodes:
+            known = node in self._inside or node.op in ("placeholder", "output", "get_attr")
+            if not known and self.reader.values.constant(node) is None:
+                yield Refusal(self.reader.words(node), self._blocked.get(node, "it is not linear"))
 
     def _clean(self, network: fx.GraphModule) -> None:
         """Takes out what does nothing in evaluation, assertions among it: they held when the network was trained."""
@@ -142,8 +149,8 @@ class Regions:
         terms = [(sign, self._taken(value) or Linear(value)) for sign, value in values]
         taken = [node for _, term in terms for node in term.nodes]
         sources = [term.source for _, term in terms]
-        convs = {term.source for _, term in terms if term.convs}
-        if not any(source in convs and sources.count(source) > 1 for source in sources if source is not None):
+        shared = {term.source for _, term in terms if term.heavy}
+        if not any(source in shared and sources.count(source) > 1 for source in sources if source is not None):
             return
         if not self._is_safe(root, {*additions, *taken}):
             return
@@ -153,7 +160,7 @@ class Regions:
         terms = [self._taken(value) or Linear(value) for value in values]
         taken = [n for term in terms for n in term.nodes]
         pairs = itertools.pairwise(terms)
-        if not any(a.source is b.source is not None and a.convs and b.convs for a, b in pairs):
+        if not any(a.source is b.source is not None and a.heavy and b.heavy for a, b in pairs):
             return
         if len(set(values)) == len(values) and self._is_safe(node, {node, *taken}):
             self._take(node, Concat(node, tuple(terms)), taken)
@@ -186,40 +193,43 @@ class Regions:
         """Layers that are none of a convolution's behind linear ones, and branches of sums that are not linear."""
         for node, reason in self._blocked.items():
             before = self.found.get(node.all_input_nodes[0]) if node.all_input_nodes else None
-            if before is not None and before.convs:
+            if before is not None and before.heavy:
                 yield Refusal(self.reader.words(node), reason)
         for node in self.nodes:
             if (is_sum(node) or is_difference(node)) and not _only_added(node):
-                values = [value for _, value in _flattened(node, 1)[1]]
-                regions = [self._region_of(value, node) for value in values]
-                sources = {region.source for region in regions if region is not None and region.convs}
-                for value, region in zip(values, regions, strict=True):
-                    if region is None and value not in sources:
-                        yield from self._between(value, sources)
+                terms = [self._term(value, node) for _, value in _flattened(node, 1)[1]]
+                shared = {term.source for term in terms if term.heavy and term.source is not None}
+                for own in dict.fromkeys(term.source for term in terms if term.source is not None):
+                    yield from self._between(own, shared - {own})
 
-    def _region_of(self, value: fx.Node, root: fx.Node) -> Linear | None:
-        start = self.found.get(root)
-        inside = start.start if start is not None else None
-        if isinstance(inside, Sum):
-            return next((term for _, term in inside.terms if value in term.nodes), None)
-        return self.found.get(value)
+    def _term(self, value: fx.Node, root: fx.Node) -> Linear:
+        inside = self.found[root].start if root in self.found else None
+        terms = [term for _, term in inside.terms] if isinstance(inside, Sum) else []
+        known = next((term for term in terms if value in term.nodes), None)
+        return known or self.found.get(value) or Linear(value)
 
-    def _between(self, value: fx.Node, sources: set[fx.Node | None]) -> Iterator[Refusal]:
-        """What is not linear on the way from a branch's value to the input that it shares with a linear branch."""
-        reason, at = None, value
-        while len(at.all_input_nodes) == 1 and at not in sources:
-            if at in self._blocked:
-                reason = Refusal(self.reader.words(at), self._blocked[at])
-            elif at not in self._inside:
-                reason = Refusal(self.reader.words(at), "it is not linear, so its branch can't be added to the others")
-            at = at.all_input_nodes[0]
-        if reason is not None and at in sources:
-            yield reason
+    def _between(self, value: fx.Node, shared: set[fx.Node]) -> Iterator[Refusal]:
+        """What is not linear between an input that other branches of a sum share, and a value that a branch of it reads."""
+        if not shared:
+            return
+        first = min(self.order[node] for node in shared)
+        blocked, seen, front = None, {value}, [value]
+        while front:
+            at = front.pop(0)
+            if at in shared and blocked is not None:
+                yield blocked
+                return
+            if blocked is None and at not in self._inside and at.op != "placeholder":
+                reason = self._blocked.get(at, "it is not linear, so its branch can't be added to the others")
+                blocked = Refusal(self.reader.words(at), reason)
+            new = [n for n in at.all_input_nodes if n not in seen and self.order[n] >= first]
+            seen.update(new)
+            front += new
 
 
 def _fit(before: Linear, layer: Layer) -> bool:
     """Whether a layer reads what the layers before it give: images, or features on the last axis."""
-    layouts = {known.layout for known in (*before.convs, *before.layers, layer)} - {"any"}
+    layouts = {known.layout for known in (*before.heavy, *before.layers, layer)} - {"any"}
     return len(layouts) < 2
 
 

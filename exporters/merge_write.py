@@ -33,7 +33,7 @@ class Writer:
     def __init__(self, network: fx.GraphModule, regions: Regions) -> None:
         self.network, self.order, self.reader = network, regions.order, regions.reader
         self.calls = Counter(node.target for node in regions.nodes if node.op == "call_module")
-        self.merges: dict[tuple[str, ...], tuple[int, Merge]] = {}
+        self.merges: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[int, Merge]] = {}
         self._written: dict[Conv, fx.Node] = {}
         self._instead: dict[fx.Node, fx.Node] = {}
 
@@ -67,10 +67,11 @@ class Writer:
         if part.stays:
             return nodes[-1]
         # Where the first of its nodes was: what it reads may be changed in place later.
-        if part.branches not in self.merges:
-            self.merges[part.branches] = self.order[nodes[0]], self._build(part)
+        key = part.branches, tuple(str(layer.node.target if layer.node.op == "call_module" else layer.node) for layer in part.layers)
+        if key not in self.merges:  # a layer that is called twice is merged once
+            self.merges[key] = self.order[nodes[0]], self._build(part)
         with self.network.graph.inserting_before(nodes[0]):
-            new = self.network.graph.call_module(self.merges[part.branches][1].name, (read,))
+            new = self.network.graph.call_module(self.merges[key][1].name, (read,))
         return self._replace(nodes[-1], new)
 
     def _added(self, part: Added) -> fx.Node:
@@ -99,9 +100,9 @@ class Writer:
         return new
 
     def _build(self, part: Conv) -> Merge:
-        name = self._name([layer.path for layer in part.convs])
-        like = next((layer.weight for layer in part.convs if layer.weight is not None), torch.empty(0))
-        make = to_linear if any(layer.layout == "rows" for layer in part.convs) else to_conv
+        name = self._name([layer.path for layer in part.convs or part.layers])
+        like = next((layer.weight for layer in part.layers if layer.weight is not None), torch.empty(0))
+        make = to_linear if any(layer.layout == "rows" for layer in part.layers) else to_conv
         try:
             conv = make(part.form, like.dtype, like.device)
         except MergeError as e:
@@ -125,5 +126,5 @@ class Writer:
         inputs: Iterable[fx.Node] = list(node.all_input_nodes)
         self.network.graph.erase_node(node)
         for value in inputs:
-            if not value.users and self.reader.constant(value) is not None:
+            if not value.users and self.reader.values.constant(value) is not None:
                 self._erase(value)

@@ -62,7 +62,7 @@ def fold_stabilisers(module: nn.Module, names: Collection[str] | None = None) ->
     if training is not None:
         raise MergeError(f"{training!r} is in training mode, where BatchNorm depends on the batch; call eval() before folding")
     # No chains: they would take in a stabiliser here and there, unnamed and however badly conditioned it is.
-    network = merged(module, lambda merge: merge.kind == "parallel" and merge.free).module
+    network = merged(module).module
     assert isinstance(network, fx.GraphModule)
     report = _Folder(network, names).fold()
     network.graph.lint()

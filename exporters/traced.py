@@ -34,8 +34,21 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """Keeps in-place operators, and a user's subclass of a layer whole where it computes what the layer computes."""
 
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._names = {parameter: name for name, parameter in network.named_parameters()}
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
+        """A parameter by its name; torch.fx goes through all parameters for each, which takes minutes in large networks."""
+        if not isinstance(attr_val, nn.Parameter) or attr_val not in self._names:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name = self._names[attr_val]
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         plain = any(is_plain(m, kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm))
@@ -46,7 +59,7 @@ def trace(module: nn.Module) -> fx.GraphModule:
     """A copy of a network in evaluation mode with its graph. Raises MergeError where torch.fx can't trace it."""
     network = copy.deepcopy(module).eval()
     try:
-        return fx.GraphModule(network, _Tracer().trace(network), type(module).__name__)
+        return fx.GraphModule(network, _Tracer(network).trace(network), type(module).__name__)
     except Exception as e:
         raise MergeError(
             f"{type(module).__name__} can't be traced by torch.fx ({e}), so its branches can't be found. Make its forward free "

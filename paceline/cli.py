@@ -18,6 +18,7 @@ from paceline.cli_bench import bench
 from paceline.cli_devices import devices
 from paceline.cli_export import export
 from paceline.cli_leaderboard import leaderboard
+from paceline.cli_merge import merge
 from paceline.cli_options import Json
 from paceline.cli_predict import fit, predict
 from paceline.cli_rank import rank
@@ -37,6 +38,7 @@ app.command()(rank)
 app.command()(recipes)
 app.command()(spaces)
 app.command()(export)
+app.command()(merge)
 app.command()(bench)
 app.command()(agent)
 app.command()(fit)

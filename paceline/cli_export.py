@@ -45,7 +45,6 @@ def export(
     import torch
 
     from paceline.exporters import export as exported
-    from paceline.exporters.merge import check_merge, merged
     from paceline.exporters.precision.calibration import Calibration
     from paceline.exporters.sources import load_source, shape_of, tensor_specs
 
@@ -55,20 +54,15 @@ def export(
         raise ConfigError(f"--onnx {onnx}: give a file that ends in .onnx")
     torch.manual_seed(seed)
     found = load_source(source, [shape_of(text) for text in shapes or ()], seed)
-    module, text = found.module, found.text
-    if merge:
-        result = merged(module)
-        check_merge(module, result.module, found.example)
-        module, text = result.module, f"{text}, {len(result.report)} places merged"
     data = None
     if calibration is not None:
         rng = np.random.default_rng(seed)
         data = Calibration.of(calibration, tensor_specs(found.example), rng, found.mean, found.std)
-    files = [
-        exported(module, found.example, out, precision=precision, calibration=data, interface=interface, via=via, source=text)
-    ]
+    module, example, text = found.module, found.example, found.text
+    quantising = {"precision": precision, "calibration": data, "interface": interface}
+    files = [exported(module, example, out, **quantising, via=via, merge=merge, source=text)]  # type: ignore[arg-type]
     if onnx is not None:
-        files.append(exported(module, found.example, onnx, source=text))
+        files.append(exported(module, example, onnx, merge=merge, source=text))
     if as_json:
         summary = _summary(files[0], found.warnings)
         print(json.dumps(summary | ({"onnx": _summary(files[1], ())} if onnx else {})))
@@ -86,6 +80,8 @@ def _summary(file: Exported, warnings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _print(console: Console, file: Exported) -> None:
+    from paceline.exporters.precision.weight_ranges import WIDENED
+
     report = file.report
     facts = Table(show_header=False, title=escape(str(file.path)))
     facts.add_column(no_wrap=True)
@@ -94,6 +90,11 @@ def _print(console: Console, file: Exported) -> None:
     facts.add_row("bytes", f"{report.bytes:,}")
     facts.add_row("took", f"{report.seconds:.2f} s")
     facts.add_row("error to torch", f"{report.max_abs_error:.2g} at most, {report.max_rel_error:.2g} of the output's range")
+    if report.merge is not None:
+        proof = report.merge.proof
+        facts.add_row("merged", f"{len(report.merge.merges)} places")
+        proven = f"{proof.randomised_error:.2g} on random statistics ({proof.dtype}), {proof.error:.2g} with these weights"
+        facts.add_row("error of merging", proven)
     console.print(facts)
     if report.precision is None:
         return
@@ -110,5 +111,11 @@ def _print(console: Console, file: Exported) -> None:
     if worst is not None:
         fall = f"{worst.snr_before_db:.1f} to {worst.snr_after_db:.1f} dB"
         console.print(f"largest fall: {fall} after {worst.kind} {escape(worst.tensor)}", soft_wrap=True)
+    wider = [layer for layer in report.precision.merged_weights if layer.widening >= WIDENED]
+    if wider:
+        worst_layer = max(wider, key=lambda layer: layer.widening)
+        text = f"merging made weights harder to quantise in {len(wider)} of {len(report.precision.merged_weights)} layers"
+        numbers = f"{worst_layer.before:.1f} to {worst_layer.after:.1f} times the root mean square in {escape(worst_layer.layer)}"
+        console.print(f"[yellow]{text}[/], most {numbers}; compare with an int8 file without --merge", soft_wrap=True)
     for name in report.precision.in_float:
         console.print(f"computes on floats: {escape(name)}", soft_wrap=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paceline.errors import DeviceError
 from paceline.exporters import export, parity
-from paceline.exporters.merge import Merge, check_merge, merged
+from paceline.exporters.merge import Merge
 from paceline.exporters.parity import Parity
 from paceline.exporters.sources import RUN_PROGRAM, save_program
 from paceline.graph import Graph, OpSpec
@@ -48,21 +48,19 @@ def deploy(
     Raises MergeError or ParityError where a step changes what the network computes, DeviceError where it can't be measured.
     """
     inputs = [torch.from_numpy(rng.standard_normal(example.shape, np.float32)) for _ in range(_PARITY_INPUTS)]
-    result = merged(network)
-    for x in inputs:
-        check_merge(network, result.module, x)
-    source = f"a run of paceline, {len(result.report)} places merged"
-    model = export(result.module, example, folder / "model.tflite", source=source)
-    open_model = export(result.module, example, folder / "model.onnx", source=source)
-    save_program(result.module, (example,), folder / RUN_PROGRAM)
+    model = export(network, example, folder / "model.tflite", merge=True, source="a run of paceline")
     assert model.graph is not None
+    assert model.merging is not None
+    shipped = model.merging.module
+    open_model = export(shipped, example, folder / "model.onnx", source="a run of paceline, merged")
+    save_program(shipped, (example,), folder / RUN_PROGRAM)
     tflite_parity = _worst([parity.check(network, (x,), model) for x in inputs])
     onnx_parity = _worst([parity.check(network, (x,), open_model) for x in inputs])
     measurement = collector.measure([model], pace.reference)[0]
     if measurement.failure is not None:
         raise DeviceError(f"{model.path} can't be measured on {collector.device.info.name!r}: {measurement.failure.reason}")
     profile = tuple(collector.device.profile(model, collector.bench))
-    return Deployed(model.graph, model, open_model, result.report, tflite_parity, onnx_parity, measurement, profile)
+    return Deployed(model.graph, model, open_model, model.merging.merges, tflite_parity, onnx_parity, measurement, profile)
 
 
 def _worst(found: Sequence[Parity]) -> Parity:

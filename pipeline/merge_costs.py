@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,6 @@ from torch import Tensor, nn
 from paceline.errors import DeviceError
 from paceline.exporters import onnx, tflite
 from paceline.exporters.onnx import operators as onnx_operators
-from paceline.exporters.precision import Calibration, quantised
-from paceline.exporters.precision.quantize import input_specs
 from paceline.exporters.torch_graph import graph_of
 from paceline.files import write_atomically
 from paceline.graph import OpSpec
@@ -61,37 +60,16 @@ class TfliteDeployment:
 
 
 @dataclass(frozen=True)
-class Int8Deployment:
-    """A static int8 `.tflite` in `folder`, calibrated on `samples` standard normal inputs: for its latency, not its accuracy."""
-
-    folder: Path
-    seed: int
-    samples: int = 4
-
-    def write(self, module: nn.Module, example: tuple[Tensor, ...], name: str) -> Artifact:
-        content = tflite.write(tflite.model_of(graph_of(module, example)))
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()[:16]}-int8-{self.seed}-{self.samples}.tflite"
-        if not path.exists():
-            data = Calibration.random(input_specs(content), self.samples, np.random.default_rng(self.seed))
-            write_atomically(path, quantised(content, "int8", data, "int8"), sync=False)
-        return Artifact(path, name)
-
-    def count(self, artifact: Artifact) -> int:
-        return len(tflite.read(artifact.path).graph.ops)
-
-
-@dataclass(frozen=True)
 class OnnxDeployment:
     """A float `.onnx` in `folder`."""
 
     folder: Path
 
     def write(self, module: nn.Module, example: tuple[Tensor, ...], name: str) -> Artifact:
-        path = self.folder / "new.onnx"
-        onnx.write(module, example, path)
-        kept = _kept(path.read_bytes(), self.folder, name, "onnx")
-        path.unlink()
-        return kept
+        with tempfile.TemporaryDirectory(prefix="paceline-merge-") as folder:
+            path = Path(folder) / "network.onnx"
+            onnx.write(module, example, path)
+            return _kept(path.read_bytes(), self.folder, name, "onnx")
 
     def count(self, artifact: Artifact) -> int:
         return sum(onnx_operators(artifact.path).values())
@@ -169,11 +147,6 @@ class OperatorCosts:
 def operators_of(form: Form) -> Network:
     """What a `.tflite` of a form holds in float."""
     return graph_of(form.module, form.example).operators()
-
-
-def operators_in(deployment: Deployment) -> Callable[[Form], Network]:
-    """What the `.tflite` of a form holds, quantised ones for example."""
-    return lambda form: tflite.read(deployment.write(form.module, form.example, "a form of a segment").path).graph.operators()
 
 
 def _ms(m: Measurement, usual_ms: float | None) -> float:

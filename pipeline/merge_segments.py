@@ -117,7 +117,7 @@ def segments_of(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[Segment
     regions = Regions(network)
     with torch.no_grad():
         ShapeProp(network).propagate(*(x.clone() for x in example))
-    found = {region.convs[0].path: region for region in regions.found.values() if region.convs}
+    found = {region.heavy[0].path: region for region in regions.found.values() if region.heavy}
     return tuple(_segment(module, example, network, regions, found[name], merges) for name, merges in by_region.items())
 
 
@@ -155,27 +155,24 @@ def _cut(network: fx.GraphModule, regions: Regions, region: Linear) -> tuple[fx.
 
     def copied(node: fx.Node) -> fx.Node:
         if node not in copies:
-            constant = node not in inside and regions.reader.constant(node) is not None
-            if node in inside or node in nodes or constant:
+            if node in nodes or _is_constant(node):
                 copies[node] = graph.node_copy(node, copied)
             else:
-                copies[node] = graph.placeholder(f"value_{len(inputs)}")
+                copies[node] = graph.placeholder(node.name)
                 inputs.append(torch.zeros(_shape(node)))
         return copies[node]
 
-    for node in _read_by(nodes, inside):
-        copied(node)
+    for read in dict.fromkeys(read for node in nodes for read in node.all_input_nodes if read not in nodes):
+        copied(read)  # before all others: placeholders come first
     for node in nodes:
         copied(node)
     graph.output(copies[last])
     return fx.GraphModule(network, graph).eval(), tuple(inputs)
 
 
-def _read_by(nodes: Sequence[fx.Node], inside: set[fx.Node]) -> list[fx.Node]:
-    """What nodes read of others, once each: placeholders of a graph come first."""
-    return list(
-        dict.fromkeys(read for node in nodes for read in node.all_input_nodes if read not in inside and read not in nodes)
-    )
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a value depends on weights only."""
+    return node.op == "get_attr" or (bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes)))
 
 
 def _is_elementwise(node: fx.Node, read: fx.Node, others: set[fx.Node]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
@@ -14,7 +13,6 @@ from torch import Tensor, fx, nn
 from paceline.arch import Arch
 from paceline.errors import SpaceError
 from paceline.exporters.merge import merged
-from paceline.exporters.merge_forms import OptionalMerge
 from paceline.exporters.torch_graph import graph_of
 from paceline.graph import OpSpec
 from paceline.measurement import Progress, silent
@@ -59,21 +57,8 @@ def space_operators(net: nn.Module, example: Tensor, *, progress: Progress = sil
 
 
 def shipped(net: nn.Module, arch: Arch) -> nn.Module:
-    """One architecture of a supernet, merged inside each option and outside of all, as SpaceOperators counts it.
-
-    Layers of different options stay apart: what `merged` makes of two that follow each other would depend on both.
-    """
-    names = {id(module): name for name, module in net.named_modules()}
-    places = [names[id(mixed)] for mixed in _outermost(net)]
-
-    def place(layer: str) -> str:
-        return next((p for p in places if not p or layer == p or layer.startswith(f"{p}.")), "outside")
-
-    def within(merge: OptionalMerge) -> bool:
-        layers = re.split(r" [>+|] ", merge.name.removeprefix("dense "))
-        return merge.free and len({place(layer) for layer in layers}) == 1
-
-    return merged(unstabilised(plain(net, arch)), within).module
+    """One architecture of a supernet as it is deployed: without what only training has, merged."""
+    return merged(unstabilised(plain(net, arch))).module
 
 
 def _outermost(net: nn.Module) -> list[Mixed]:

@@ -155,7 +155,9 @@ def taus(a: Floats, b: Floats, times: Floats) -> Floats:
         return total
 
     untied = summed(np.abs(of_a)) * summed(np.abs(of_b))
-    return np.divide(summed(of_a * of_b), np.sqrt(untied), out=np.full(len(times), np.nan), where=untied > 0)
+    found: Floats = np.full(len(times), np.nan)
+    np.divide(summed(of_a * of_b), np.sqrt(untied), out=found, where=untied > 0)
+    return found
 
 
 def _estimate(value: float, drawn: Floats) -> Estimate:

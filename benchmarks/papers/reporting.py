@@ -62,7 +62,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def mean(values: Sequence[float] | Floats) -> Estimate:
@@ -124,7 +124,7 @@ Cell = Estimate | float | int | str
 
 @dataclass(frozen=True)
 class Report:
-    """What came out. `rows` have one cell for each of `columns`, `facts` say n, budget and the like."""
+    """What came out. `rows` are what is compared and have one cell for each of `columns`; `facts` say n, budget and the like."""
 
     title: str
     columns: tuple[str, ...]
@@ -133,11 +133,11 @@ class Report:
     facts: Mapping[str, Any]
 
     def show(self, options: Options) -> None:
-        """Prints the table, the facts, the sentences; writes all of it to the file that `options` name."""
-        table = Table("", *self.columns, title=self.title, title_justify="left")
-        for name, cells in self.rows.items():
-            table.add_row(name, *(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells))
-        Console(width=40 + 24 * len(self.columns)).print(table)
+        """Prints the table (what is compared, side by side), facts and sentences; writes them to the file that `options` name."""
+        table = Table("", *self.rows, title=self.title, title_justify="left")
+        for i, figure in enumerate(self.columns):
+            table.add_row(figure, *(_text(cells[i]) for cells in self.rows.values()))
+        Console(width=max(80, 30 + 25 * len(self.rows))).print(table)
         facts = {"budget": options.budget, "seeds": options.seeds, **self.facts}
         print("; ".join(f"{name}: {value}" for name, value in facts.items()) + ".")
         print(
@@ -149,6 +149,10 @@ class Report:
             rows = {name: dict(zip(self.columns, map(_plain, cells), strict=True)) for name, cells in self.rows.items()}
             content = {"title": self.title, "rows": rows, "sentences": list(self.sentences), "facts": facts}
             write_atomically(options.json, json.dumps(content, indent=2) + "\n")
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def _plain(cell: Cell) -> Any:

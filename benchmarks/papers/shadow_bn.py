@@ -70,12 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     budget, task = BUDGETS[options.budget], load(options.data)
     archs = sampled(chain_of("one_bn", task).space(), budget.archs, "shadow")
     apart = budget.alone.jobs(options.data, "one_bn", archs)
-    settings = {
-        "data": options.data,
-        "epochs": epochs_of(task, budget.updates),
-        "lr": LR,
-        "archs": [arch.to_json() for arch in archs],
-    }
+    settings = {"data": options.data, "epochs": epochs_of(task, budget.updates), "lr": LR, "archs": [a.to_json() for a in archs]}
     jobs = [
         Job(train_one, {**settings, "space": space, "seed": seed}) for space in KINDS.values() for seed in range(options.seeds)
     ]

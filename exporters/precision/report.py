@@ -13,6 +13,7 @@ from paceline.exporters import tflite
 from paceline.exporters.child_process import run_program
 from paceline.exporters.precision.calibration import Calibration
 from paceline.exporters.precision.quantize import check_fit
+from paceline.exporters.precision.weight_ranges import WeightRange
 from paceline.graph import Graph
 
 EXACT_DB = 200.0
@@ -60,7 +61,8 @@ class PrecisionReport:
     Outputs are compared as LiteRT computes them with XNNPACK; `operators` (in execution order) on TFLite's own kernels, on few
     samples. `first_wrong` is the operator after which the signal-to-noise ratio falls most for good, None without operators.
     `conversions` counts the QUANTIZE and DEQUANTIZE of computed tensors, network inputs and outputs included; `in_float` names
-    the operators of an int8 model that still compute on floats, as "KIND tensor".
+    the operators of an int8 model that still compute on floats, as "KIND tensor". `merged_weights` tells how wide merging made
+    weights, where the export merged.
     """
 
     samples: int
@@ -70,6 +72,7 @@ class PrecisionReport:
     first_wrong: OperatorPrecision | None
     conversions: int
     in_float: tuple[str, ...]
+    merged_weights: tuple[WeightRange, ...] = ()
 
 
 def compare(exact: bytes, quantised: bytes, samples: Calibration, traced: int = 4, timeout_s: float = 600.0) -> PrecisionReport:

@@ -77,7 +77,7 @@ _ENTRIES = (
             "A layer has at least one branch besides the identity; in the code it may have none.",
         ),
     ),
-    Entry(rep.REPNAS_SMALL, _REPNAS, (_REDUCED, "Kernels of 5 and 7 are Paceline's addition.")),
+    Entry(rep.REPNAS_SMALL, _REPNAS, (_REDUCED, "The branches are four of six, kernels of 5 and 7 are Paceline's addition.")),
 )
 
 SPACES: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

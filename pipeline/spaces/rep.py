@@ -80,21 +80,22 @@ class MobileOneOp(Op):
 
 
 _ODBB = ("1x1", "1x1_avg", "kxk", "1x1_kxk", "1xk", "kx1")
+_DBB = _ODBB[:4]
 
 
-def _odbb(*kernels: int) -> Mapping[str, Op]:
-    return {f"k{kernel}": SearchedRepOp(_ODBB, kernel) for kernel in kernels}
+def _searched(branches: tuple[str, ...], *kernels: int) -> Mapping[str, Op]:
+    return {f"k{kernel}": SearchedRepOp(branches, kernel) for kernel in kernels}
 
 
 # RepVGG-A0 with a searched block in each of its 22 layers, the first included: 63^22 architectures (at least one branch a layer).
 
 _A0 = (Stage(48, 1, 2), Stage(48, 2, 2), Stage(96, 4, 2), Stage(192, 14, 2), Stage(1280, 1, 2))
 
-REPNAS = Chain("repnas", None, slots_of(3, _A0, lambda _: _odbb(3)), Tail(None, dropout=0.1))
+REPNAS = Chain("repnas", None, slots_of(3, _A0, lambda _: _searched(_ODBB, 3)), Tail(None, dropout=0.1))
 REPNAS_SMALL = Chain(
     "repnas_small",
     None,
-    slots_of(1, (Stage(16, 3, 2), Stage(32, 2, 2)), lambda _: _odbb(3, 5, 7)),
+    slots_of(1, (Stage(16, 3, 2), Stage(32, 2, 2)), lambda _: _searched(_DBB, 3, 5, 7)),
     Tail(None),
     *(1, 10, 16),
 )

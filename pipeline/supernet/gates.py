@@ -109,8 +109,8 @@ class BranchGates:
         )
 
     def paths(self, space: Space, rng: np.random.Generator) -> list[Path]:
-        others: list[Path] = self.policy.paths(Space(self._others), rng) if self._others else [{}]
         noise = rng.logistic(size=self.scores.numel()).astype(np.float32)
+        others: list[Path] = self.policy.paths(Space(self._others), rng) if self._others else [{}]
         mask = self.fixed
         if mask is None:
             mask = kept_branches(self.choices, self._clean_scores() + noise, self.count)

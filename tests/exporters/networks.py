@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 from collections.abc import Callable, Iterable
@@ -41,6 +42,20 @@ def conv_bn(channels_in: int, channels_out: int, size: int | tuple[int, int], **
     d = options.get("dilation", 1)
     conv = nn.Conv2d(channels_in, channels_out, size, padding=(d * (height // 2), d * (width // 2)), bias=False, **options)
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))
+
+
+def check_exact(net: nn.Module, module: nn.Module, *shape: int) -> None:
+    """Against the network in float64: a merged convolution rounds less than the layers that it replaces."""
+    exact, x = copy.deepcopy(net).double().eval(), image(*shape)
+    with torch.no_grad():
+        wanted, got = exact(x.double()), module(x).double()
+    assert got.shape == wanted.shape
+    assert float((got - wanted).abs().max()) <= 1e-6 * float(wanted.abs().max())
+
+
+def padded_point(c: int, out: int, groups: int, padding: int) -> list[nn.Module]:
+    """A 1x1 convolution that pads: behind its BatchNorm the border has the shift, too."""
+    return [nn.Conv2d(c, out, 1, padding=padding, groups=groups, bias=False), nn.BatchNorm2d(out)]
 
 
 class Sum(nn.Module):

@@ -1,0 +1,195 @@
+"""Merges that are proven before anything is written: on random statistics, at borders and odd sizes, and with the real weights.
+
+A fresh BatchNorm (mean 0, shift 0) hides the usual mistake, padding that a merged kernel sees differently, and so may a trained
+one. So a copy of the network gets random statistics, is merged in the same way, and must give the same numbers in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paceline.exporters.algebra import MergeError
+from paceline.exporters.merge import Merge, Refusal, check_merge, merged
+from paceline.exporters.merge_forms import Choice, OptionalMerge
+from paceline.exporters.timm_networks import randomised
+
+__all__ = ["Proof", "ProvenMerge", "proven_merge"]
+
+TOLERANCE = 1e-5
+"""The largest difference that is rounding, relative to the largest output."""
+_LOSS_FACTOR = 10.0  # how many times float32's own loss a merged network may lose, where that is more than the tolerance
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The largest differences between a network and its merged form, relative to the largest output.
+
+    `randomised_error` is that of a copy with random statistics in `dtype`, on random inputs of `shapes` (NCHW, one entry for each
+    comparison); `error` that of the network itself in its own type on inputs like the example.
+    """
+
+    randomised_error: float
+    error: float
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class ProvenMerge:
+    """A merged network in evaluation, what was merged and refused (as in `Merged`), and the proof that it computes the same."""
+
+    module: nn.Module
+    merges: tuple[Merge, ...]
+    refused: tuple[Refusal, ...]
+    proof: Proof
+
+
+def proven_merge(
+    module: nn.Module, example: Tensor | Inputs, choose: Choice | None = None, *, seed: int = 0, tolerance: float = TOLERANCE
+) -> ProvenMerge:
+    """`merged(module, choose)` for inputs like `example` (NCHW), compared with `module` before it is returned.
+
+    First a copy whose BatchNorm statistics, scales and shifts are random, and merged in the same way: on two random images each
+    of an odd and an even size, neither square, smaller than the example; on the example's own size where the network takes no
+    other. Computed in float64, unless the network runs in float32 only. Then the network itself, on `example` and on standard
+    normal numbers. Where float32 itself loses more than `tolerance` on them, ten times that loss counts. A `choose` that is
+    called decides twice; it has to decide alike.
+
+    Raises MergeError as `merged` does, and where a difference exceeds `tolerance`.
+    """
+    examples = example if isinstance(example, tuple) else (example,)
+    result = merged(module, choose)
+    proof = _randomised(module, examples, choose, seed, tolerance)
+    rng = np.random.default_rng(seed)
+    drawn = tuple(_normal(tuple(x.shape), x.dtype, rng) if x.is_floating_point() else x for x in examples)
+    error = max(_checked(module, result.module, inputs, tolerance) for inputs in (examples, drawn))
+    return ProvenMerge(result.module, result.report, result.refused, replace(proof, error=error))
+
+
+def _randomised(module: nn.Module, examples: Inputs, choose: Choice | None, seed: int, tolerance: float) -> Proof:
+    """The proof on random statistics; its `error` is still 0."""
+    rng = np.random.default_rng(seed)
+    network, dtype = randomised(copy.deepcopy(module).eval(), seed), torch.float32
+    double = copy.deepcopy(network).double()
+    if _runs(double, tuple(_as(x, torch.float64) for x in examples)):
+        network, dtype = double, torch.float64
+    drawn = [tuple(_normal(s, dtype, rng) if _is_image(x) else _as(x, dtype) for s, x in shapes) for shapes in _sizes(examples)]
+    inputs = [x for x in drawn if _runs(network, x)] or [tuple(_as(x, dtype) for x in examples)]
+    _settle(network, inputs[0], rng)
+    again = merged(network, _by_name(choose))
+    error = 0.0
+    for x in inputs:
+        shapes = tuple(tuple(t.shape) for t in x)
+        try:
+            error = max(error, check_merge(network, again.module, x, tolerance))
+        except MergeError as e:
+            raise MergeError(f"{type(module).__name__} with random statistics, on inputs of {_text(shapes)}: {e}") from e
+    return Proof(error, 0.0, tuple(tuple(tuple(t.shape) for t in x) for x in inputs), str(dtype).removeprefix("torch."))
+
+
+def _by_name(choose: Choice | None) -> Choice | None:
+    """A choice that asks for no merge that random numbers made impossible, a bias of 0 that is none any more for example."""
+    if choose is None or callable(choose):
+        return choose
+    wanted = dict(choose)
+
+    def decide(merge: OptionalMerge) -> bool:
+        return wanted.get(merge.name, merge.free)
+
+    return decide
+
+
+def _checked(before: nn.Module, after: nn.Module, inputs: Inputs, tolerance: float) -> float:
+    """The difference. Raises MergeError where it exceeds `tolerance` and what float32 loses on this network."""
+    error = check_merge(before, after, inputs, float("inf"))
+    if error <= tolerance:
+        return error
+    exact = copy.deepcopy(before).double()
+    wide = tuple(_as(x, torch.float64) for x in inputs)
+    loss = check_merge(exact, _Float32(before), wide, float("inf")) if _runs(exact, wide) else 0.0
+    return check_merge(before, after, inputs, max(tolerance, _LOSS_FACTOR * loss))
+
+
+class _Float32(nn.Module):
+    """A network in float32 for inputs in float64."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> object:
+        return self.network(*(_as(x, torch.float32) for x in inputs))
+
+
+def _sizes(examples: Inputs) -> Iterator[list[tuple[tuple[int, ...], Tensor]]]:
+    """Shapes for two images of an odd and of an even size, not square: a quarter of the example, or 31 if that is less."""
+    for extra in (0, 1):
+        yield [
+            ((2, x.shape[1], _odd(x.shape[2]) + extra, _odd(x.shape[3]) + 10 + extra), x) if _is_image(x) else (tuple(x.shape), x)
+            for x in examples
+        ]
+
+
+def _odd(size: int) -> int:
+    return min(max(size // 4, 31), size) | 1
+
+
+def _is_image(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_floating_point()
+
+
+def _normal(shape: Sequence[int], dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype)
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if x.is_floating_point() else x
+
+
+@torch.no_grad()
+def _runs(network: nn.Module, inputs: Inputs) -> bool:
+    """Whether a network takes inputs of this type and size: only trying tells."""
+    try:
+        copy.deepcopy(network).eval()(*(x.clone() for x in inputs))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
+        return False
+    return True
+
+
+@torch.no_grad()
+def _settle(network: nn.Module, inputs: Inputs, rng: np.random.Generator) -> None:
+    """Draws statistics around those of the activations that `inputs` cause, as training would leave them.
+
+    Any others let signals grow or fade layer by layer, and with them what a mistake in an early layer changes.
+    """
+    norms = [part for part in network.modules() if isinstance(getattr(part, "running_var", None), Tensor)]
+
+    def draw(part: nn.Module, given: tuple[Tensor, ...]) -> None:
+        mean, var = part.running_mean, part.running_var
+        assert isinstance(mean, Tensor)
+        assert isinstance(var, Tensor)
+        if not given or given[0].ndim < 2 or given[0].shape[1] != len(var) or given[0].numel() == given[0].shape[1]:
+            return
+        values = given[0].transpose(0, 1).flatten(1)
+        spread = values.var(1, unbiased=False)
+        spread = spread.clamp_min(0.01 * float(spread.mean()) + 1e-6)
+        moved, wider = (torch.from_numpy(rng.uniform(*limits, len(var))).to(var.dtype) for limits in ((-0.2, 0.2), (0.5, 1.5)))
+        mean.copy_(values.mean(1) + moved * spread.sqrt())
+        var.copy_(spread * wider)
+
+    hooks = [part.register_forward_pre_hook(draw) for part in norms]
+    network(*(x.clone() for x in inputs))
+    for hook in hooks:
+        hook.remove()
+
+
+def _text(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape in shapes)
