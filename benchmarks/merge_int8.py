@@ -2,13 +2,13 @@
 
     python benchmarks/merge_int8.py [NETWORKS…] [--seeds 5] [--samples 8] --json FILE
 
-Networks are timm's re-parameterisable ones (random weights, BatchNorm statistics of synthetic pictures, 1 seed) and, as repvgg-digits,
-acnet-digits, dbb-digits and mobileone-digits, small networks of `paceline.pipeline.ops.rep` blocks trained for --epochs on scikit-learn's
-8x8 digits (--seeds seeds; evaluated on images that training did not see). SNR (dB) is that of the logits of the int8 file
-against its own float file, on XNNPACK; SNR' counts only what differs between images; top-1 is agreement with float. "wider" tells how
-many merged layers got weights at least twice as wide (largest over root mean square, per channel) as the widest of their branches had,
-and the largest such factor: what `paceline export --merge --precision int8` warns of. For the digits the difference of SNR' is
-given with its 95 % confidence interval over seeds (Student's t).
+Networks are timm's re-parameterisable ones (random weights, BatchNorm statistics of synthetic pictures, 1 seed) and, named
+-digits, small networks of `paceline.pipeline.ops.rep` blocks trained for --epochs on scikit-learn's 8x8 digits (--seeds seeds,
+evaluated on images that training did not see). SNR (dB) is that of the logits of the int8 file against its own float file, on
+XNNPACK; SNR' counts only what differs between images; top-1 is agreement with float. "wider" tells how many merged layers got
+weights at least twice as wide (largest over root mean square, per channel) as the widest of their branches had, and the largest
+such factor: what `paceline export --merge --precision int8` warns of. For the digits the difference of SNR' is given with its
+95 % confidence interval over seeds (Student's t).
 
 --json holds a line per network and seed as soon as it is done; a second call continues there.
 """

@@ -169,16 +169,7 @@ def add(a: ConvForm, b: ConvForm) -> ConvForm:
     denser than either. Raises MergeError where no single convolution computes the sum: different channels, strides or padding
     modes, or kernels that are not centred on each other.
     """
-    if (a.in_channels, a.out_channels) != (b.in_channels, b.out_channels):
-        raise MergeError(f"channels differ: {a.in_channels} to {a.out_channels} and {b.in_channels} to {b.out_channels}")
-    if a.stride != b.stride:
-        raise MergeError(f"strides differ: {a.stride} and {b.stride}")
-    if a.growth != b.growth:
-        raise MergeError(
-            f"kernels are not centred on each other: {a.size} with padding {a.padding} and {b.size} with padding {b.padding}"
-        )
-    if a.padding_mode != b.padding_mode and any(a.padding) and any(b.padding):
-        raise MergeError(f"padding modes differ: {a.padding_mode} and {b.padding_mode}")
+    check_add(a, b)
     (height, top, down), (width, left, right) = _grid(a, b, 0), _grid(a, b, 1)
     groups = math.gcd(a.groups, b.groups)
 
@@ -207,6 +198,26 @@ def _grid(a: ConvForm, b: ConvForm, axis: int) -> tuple[int, int, int]:
     steps = [form.dilation[axis] for form in (a, b) if form.size[axis] > 1]
     step = math.gcd(a.padding[axis] - b.padding[axis], *steps) or 1
     return (2 * padding - a.growth[axis]) // step + 1, padding, step
+
+
+def check_add(a: ConvForm, b: ConvForm) -> None:
+    """Raises MergeError, as `add` does, where no single convolution computes a(x) + b(x)."""
+    if (a.in_channels, a.out_channels) != (b.in_channels, b.out_channels):
+        raise MergeError(f"channels differ: {a.in_channels} to {a.out_channels} and {b.in_channels} to {b.out_channels}")
+    if a.stride != b.stride:
+        raise MergeError(f"strides differ: {a.stride} and {b.stride}")
+    if a.growth != b.growth:
+        raise MergeError(
+            f"kernels are not centred on each other: {a.size} with padding {a.padding} and {b.size} with padding {b.padding}"
+        )
+    if a.padding_mode != b.padding_mode and any(a.padding) and any(b.padding):
+        raise MergeError(f"padding modes differ: {a.padding_mode} and {b.padding_mode}")
+
+
+def added_macs(a: ConvForm, b: ConvForm) -> int:
+    """`add(a, b).macs` without computing it."""
+    height, width = (_grid(a, b, axis)[0] for axis in (0, 1))
+    return a.out_channels * (a.in_channels // math.gcd(a.groups, b.groups)) * height * width
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

@@ -35,9 +35,7 @@ def compose(first: ConvForm, second: ConvForm) -> ConvForm:
 
     Raises MergeError with the reason where no single convolution computes it.
     """
-    if first.out_channels != second.in_channels:
-        raise MergeError(f"channels differ: {first.out_channels} are given and {second.in_channels} are read")
-    _check_padding(first, second)
+    check_compose(first, second)
     padding = tuple(first.padding[i] + first.stride[i] * second.padding[i] for i in (0, 1))
     stride = tuple(first.stride[i] * second.stride[i] for i in (0, 1))
     mode = first.padding_mode if any(first.padding) else second.padding_mode
@@ -149,8 +147,10 @@ def is_diagonal(form: ConvForm) -> bool:
     return plain and form.groups == form.in_channels == form.out_channels
 
 
-def _check_padding(first: ConvForm, second: ConvForm) -> None:
-    """Raises MergeError where what `second` pads is not what one convolution would compute there."""
+def check_compose(first: ConvForm, second: ConvForm) -> None:
+    """Raises MergeError, as `compose` does, where what `second` pads is not what one convolution would compute there."""
+    if first.out_channels != second.in_channels:
+        raise MergeError(f"channels differ: {first.out_channels} are given and {second.in_channels} are read")
     padded = [i for i in (0, 1) if second.padding[i]]
     if not padded:
         return

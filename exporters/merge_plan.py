@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import fx
 
-from paceline.exporters.algebra import ConvForm, MergeError, add
-from paceline.exporters.algebra_chains import compose, composed_macs, concat, densify, repeat
+from paceline.exporters.algebra import ConvForm, MergeError, add, added_macs, check_add
+from paceline.exporters.algebra_chains import check_compose, compose, composed_macs, concat, densify, repeat
 from paceline.exporters.merge_layers import Layer
 from paceline.exporters.merge_regions import Concat, Linear, Refusal, Sum
 
@@ -129,17 +129,18 @@ class Planner:
         folds = layer.weightless or at.weightless
         try:
             first, second = _alike(at, layer)
-            if composed_macs(first, second) > LARGEST_GROWTH * (first.macs + second.macs):
-                return layer
-            form = compose(first, second)
+            check_compose(first, second)
         except MergeError as e:
             self.refused[name] = Refusal(name, str(e))
+            return layer
+        if composed_macs(first, second) > LARGEST_GROWTH * (first.macs + second.macs):
             return layer
         if not folds and not self._decide(Decision(name, "chain", (*at.branches, *layer.branches), self._within)):
             return layer
         words = tuple(f"{branch} {'+' if folds else '>'} {layer.branches[0]}" for branch in at.branches)
         last = at.name if at.convs and not layer.convs else layer.name
-        return Conv(at.input, last, form, (*at.layers, *layer.layers), at.joints, words, at.uniform and layer.uniform)
+        layers, uniform = (*at.layers, *layer.layers), at.uniform and layer.uniform
+        return Conv(at.input, last, compose(first, second), layers, at.joints, words, uniform)
 
     def _sum(self, region: Sum) -> Part:
         parts = [(sign, self._term(term), _key(term)) for sign, term in region.terms]
@@ -176,16 +177,17 @@ class Planner:
         name = f"{host.name} + {branch.name}"
         try:
             a, b = _alike(host, branch)
-            both = add(_signed(a, host_sign), _signed(b, sign))
+            check_add(a, b)
         except MergeError as e:
             self.refused[name] = Refusal(name, str(e))
             return None
-        if both.macs > LARGEST_GROWTH * (a.macs + b.macs):
+        if added_macs(a, b) > LARGEST_GROWTH * (a.macs + b.macs):
             return None
         decision = Decision(name, "parallel", (host.branches[0], *branch.branches), self._within or key)
         taken = branch.weightless and host.is_conv
         if not taken and not self._decide(decision):
             return None
+        both = add(_signed(a, host_sign), _signed(b, sign))
         words = (*_signed_words(host, host_sign), *_signed_words(branch, sign))
         return Conv(host.input, host.name, both, (*host.layers, *branch.layers), (*host.joints, *branch.joints), words)
 

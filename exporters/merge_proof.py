@@ -7,7 +7,6 @@ one. So a copy of the network gets random statistics, is merged in the same way,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,40 +58,47 @@ def proven_merge(
 
     First a copy whose BatchNorm statistics, scales and shifts are random, and merged in the same way: on two random images each
     of an odd and an even size, neither square, smaller than the example; on the example's own size where the network takes no
-    other. Computed in float64, unless the network runs in float32 only. Then the network itself, on `example` and on standard
-    normal numbers. Where float32 itself loses more than `tolerance` on them, ten times that loss counts. A `choose` that is
-    called decides twice; it has to decide alike.
+    other. Computed in float64, unless the network runs in float32 only. Then the network itself, on `example`. Where float32
+    itself loses more than `tolerance` there, ten times that loss counts. A `choose` that is called decides twice; it has to decide
+    alike.
 
     Raises MergeError as `merged` does, and where a difference exceeds `tolerance`.
     """
     examples = example if isinstance(example, tuple) else (example,)
     result = merged(module, choose)
     proof = _randomised(module, examples, choose, seed, tolerance)
-    rng = np.random.default_rng(seed)
-    drawn = tuple(_normal(tuple(x.shape), x.dtype, rng) if x.is_floating_point() else x for x in examples)
-    error = max(_checked(module, result.module, inputs, tolerance) for inputs in (examples, drawn))
+    error = _checked(module, result.module, examples, tolerance)
     return ProvenMerge(result.module, result.report, result.refused, replace(proof, error=error))
 
 
 def _randomised(module: nn.Module, examples: Inputs, choose: Choice | None, seed: int, tolerance: float) -> Proof:
     """The proof on random statistics; its `error` is still 0."""
     rng = np.random.default_rng(seed)
-    network, dtype = randomised(copy.deepcopy(module).eval(), seed), torch.float32
-    double = copy.deepcopy(network).double()
-    if _runs(double, tuple(_as(x, torch.float64) for x in examples)):
-        network, dtype = double, torch.float64
-    drawn = [tuple(_normal(s, dtype, rng) if _is_image(x) else _as(x, dtype) for s, x in shapes) for shapes in _sizes(examples)]
-    inputs = [x for x in drawn if _runs(network, x)] or [tuple(_as(x, dtype) for x in examples)]
+    network = randomised(copy.deepcopy(module).eval(), seed)
+    network, inputs = _runnable(network, examples, rng)
     _settle(network, inputs[0], rng)
     again = merged(network, _by_name(choose))
     error = 0.0
     for x in inputs:
-        shapes = tuple(tuple(t.shape) for t in x)
         try:
             error = max(error, check_merge(network, again.module, x, tolerance))
         except MergeError as e:
-            raise MergeError(f"{type(module).__name__} with random statistics, on inputs of {_text(shapes)}: {e}") from e
+            text = ", ".join("x".join(map(str, t.shape)) for t in x)
+            raise MergeError(f"{type(module).__name__} with random statistics, on inputs of {text}: {e}") from e
+    dtype = next((x.dtype for x in inputs[0] if x.is_floating_point()), torch.float32)
     return Proof(error, 0.0, tuple(tuple(tuple(t.shape) for t in x) for x in inputs), str(dtype).removeprefix("torch."))
+
+
+def _runnable(network: nn.Module, examples: Inputs, rng: np.random.Generator) -> tuple[nn.Module, list[Inputs]]:
+    """The network in float64 and small random inputs that it takes; else in float32, else inputs of the example's size."""
+    networks = [(copy.deepcopy(network).double(), torch.float64), (network, torch.float32)]
+    for small in (True, False):
+        for candidate, dtype in networks:
+            drawn = [tuple(_drawn(x, dtype, rng, extra if small else None) for x in examples) for extra in (0, 1)[: 1 + small]]
+            inputs = [x for x in drawn if _runs(candidate, x)]
+            if inputs:
+                return candidate, inputs
+    raise MergeError(f"{type(network).__name__} does not run on inputs like the example, so its merging can't be proven")
 
 
 def _by_name(choose: Choice | None) -> Choice | None:
@@ -129,25 +135,19 @@ class _Float32(nn.Module):
         return self.network(*(_as(x, torch.float32) for x in inputs))
 
 
-def _sizes(examples: Inputs) -> Iterator[list[tuple[tuple[int, ...], Tensor]]]:
-    """Shapes for two images of an odd and of an even size, not square: a quarter of the example, or 31 if that is less."""
-    for extra in (0, 1):
-        yield [
-            ((2, x.shape[1], _odd(x.shape[2]) + extra, _odd(x.shape[3]) + 10 + extra), x) if _is_image(x) else (tuple(x.shape), x)
-            for x in examples
-        ]
+def _drawn(example: Tensor, dtype: torch.dtype, rng: np.random.Generator, extra: int | None) -> Tensor:
+    """Standard normal numbers: of the example's shape, or with `extra` two images of an odd (0) or even (1) size, not square."""
+    if not example.is_floating_point():
+        return example
+    shape = tuple(example.shape)
+    if extra is not None and len(shape) == 4:
+        shape = (2, shape[1], _odd(shape[2]) + extra, _odd(shape[3]) + 10 + extra)
+    return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
 
 
 def _odd(size: int) -> int:
-    return min(max(size // 4, 31), size) | 1
-
-
-def _is_image(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_floating_point()
-
-
-def _normal(shape: Sequence[int], dtype: torch.dtype, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.standard_normal(tuple(shape))).to(dtype)
+    """A seventh, or 15 if that is less, but never more than `size`; then the next odd number."""
+    return min(max(size // 7, 15), size) | 1
 
 
 def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -189,7 +189,3 @@ def _settle(network: nn.Module, inputs: Inputs, rng: np.random.Generator) -> Non
     network(*(x.clone() for x in inputs))
     for hook in hooks:
         hook.remove()
-
-
-def _text(shapes: Sequence[Sequence[int]]) -> str:
-    return ", ".join("x".join(map(str, shape)) for shape in shapes)

@@ -67,7 +67,10 @@ class Writer:
         if part.stays:
             return nodes[-1]
         # Where the first of its nodes was: what it reads may be changed in place later.
-        key = part.branches, tuple(str(layer.node.target if layer.node.op == "call_module" else layer.node) for layer in part.layers)
+        key = (
+            part.branches,
+            tuple(str(layer.node.target if layer.node.op == "call_module" else layer.node) for layer in part.layers),
+        )
         if key not in self.merges:  # a layer that is called twice is merged once
             self.merges[key] = self.order[nodes[0]], self._build(part)
         with self.network.graph.inserting_before(nodes[0]):

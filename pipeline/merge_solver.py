@@ -52,5 +52,5 @@ def fastest_together(segments: Sequence[Sequence[Way]], most: int) -> list[Way]:
 
 
 def _order(way: Way) -> tuple[float, int, list[str]]:
-    """Of equal milliseconds the one with more merges, then by name: the same order in every process."""
-    return way[0], -len(way[1]), sorted(way[1])
+    """Of equal milliseconds the one with fewer merges, some may do nothing; then by name: the same order in every process."""
+    return way[0], len(way[1]), sorted(way[1])

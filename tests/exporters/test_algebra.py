@@ -14,6 +14,7 @@ from paceline.exporters.algebra import (
     ConvForm,
     MergeError,
     add,
+    added_macs,
     conv_form,
     expand_groups,
     fold_batchnorm,
@@ -82,6 +83,7 @@ def test_the_sum_is_no_larger_than_its_forms_need(case: tuple[ConvForm, ConvForm
     spans = [tuple(form.dilation[i] * (form.size[i] - 1) for i in (0, 1)) for form in (a, b, both)]
     assert spans[2] == tuple(max(spans[0][i], spans[1][i]) for i in (0, 1))
     assert both.groups == math.gcd(a.groups, b.groups)
+    assert both.macs == added_macs(a, b)
     if a.size == b.size and a.dilation == b.dilation:
         assert both.size == a.size
 

@@ -227,8 +227,22 @@ def planted() -> ModuleType:
 
 
 def test_no_noisy_branch_is_kept(planted: ModuleType) -> None:
-    budget = planted.BUDGETS["small"]
-    found = planted.search("", budget.epochs, budget.random_epochs, seed=0)
+    budget = planted.BUDGETS["default"]
+    found = planted.search(budget.epochs, budget.random_epochs, seed=2)
     assert found["noisy_kept"] == 0
     assert found["noisy_score"] < found["sound_score"]
     assert sum(map(len, found["kept"].values())) == 9
+
+
+def test_the_benchmark_runs_through(planted: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = ["--results", str(tmp_path), "--processes", "1"]
+    planted.main(["--budget", "tiny", "--seeds", "1", *kept])
+    assert "chance would keep 3 each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["searched", "random", "DBB + identity"])
+def test_masks_are_trained_and_merged(planted: ModuleType, kind: str) -> None:
+    found = importlib.import_module("repnas_masks").train_one("", kind, 1, 0)
+    assert found["branches"] == (0 if kind.startswith("DBB") else 12)
+    assert found["error"] < 1e-5
+    assert found["shipped_params"] < found["trained_params"]
