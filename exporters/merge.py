@@ -65,8 +65,9 @@ def check_merge(before: nn.Module, after: nn.Module, example: Tensor | tuple[Ten
     """
     inputs = example if isinstance(example, tuple) else (example,)
     # Copies: evaluation mode here must not change the caller's networks, nor an in-place operator the caller's tensors.
+    nets = (copy.deepcopy(net).eval() if any(m.training for m in net.modules()) else net for net in (before, after))
     with torch.no_grad():
-        wanted, got = (list(_tensors(copy.deepcopy(net).eval()(*(x.clone() for x in inputs)))) for net in (before, after))
+        wanted, got = (list(_tensors(net(*(x.clone() for x in inputs)))) for net in nets)
     if [t.shape for t in wanted] != [t.shape for t in got]:
         raise MergeError(f"merged outputs have shapes {[tuple(t.shape) for t in got]}, not {[tuple(t.shape) for t in wanted]}")
     error = max((_relative_error(w.double(), g.double()) for w, g in zip(wanted, got, strict=True)), default=0.0)

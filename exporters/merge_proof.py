@@ -59,12 +59,13 @@ def proven_merge(
     First a copy whose BatchNorm statistics, scales and shifts are random, and merged in the same way: on two random images each
     of an odd and an even size, neither square, smaller than the example; on the example's own size where the network takes no
     other. Computed in float64, unless the network runs in float32 only. Then the network itself, on `example`. Where float32
-    itself loses more than `tolerance` there, ten times that loss counts. A `choose` that is called decides twice; it has to decide
-    alike.
+    itself loses more than `tolerance` there, ten times that loss counts. A `choose` that is called decides twice, and has to
+    decide alike.
 
     Raises MergeError as `merged` does, and where a difference exceeds `tolerance`.
     """
     examples = example if isinstance(example, tuple) else (example,)
+    module = copy.deepcopy(module).eval() if any(part.training for part in module.modules()) else module
     result = merged(module, choose)
     proof = _randomised(module, examples, choose, seed, tolerance)
     error = _checked(module, result.module, examples, tolerance)
@@ -91,13 +92,13 @@ def _randomised(module: nn.Module, examples: Inputs, choose: Choice | None, seed
 
 def _runnable(network: nn.Module, examples: Inputs, rng: np.random.Generator) -> tuple[nn.Module, list[Inputs]]:
     """The network in float64 and small random inputs that it takes; else in float32, else inputs of the example's size."""
-    networks = [(copy.deepcopy(network).double(), torch.float64), (network, torch.float32)]
     for small in (True, False):
-        for candidate, dtype in networks:
+        for dtype in (torch.float64, torch.float32):
+            network = network.to(dtype)
             drawn = [tuple(_drawn(x, dtype, rng, extra if small else None) for x in examples) for extra in (0, 1)[: 1 + small]]
-            inputs = [x for x in drawn if _runs(candidate, x)]
+            inputs = [x for x in drawn if _runs(network, x)]
             if inputs:
-                return candidate, inputs
+                return network, inputs
     raise MergeError(f"{type(network).__name__} does not run on inputs like the example, so its merging can't be proven")
 
 
@@ -115,13 +116,15 @@ def _by_name(choose: Choice | None) -> Choice | None:
 
 def _checked(before: nn.Module, after: nn.Module, inputs: Inputs, tolerance: float) -> float:
     """The difference. Raises MergeError where it exceeds `tolerance` and what float32 loses on this network."""
-    error = check_merge(before, after, inputs, float("inf"))
-    if error <= tolerance:
-        return error
-    exact = copy.deepcopy(before).double()
-    wide = tuple(_as(x, torch.float64) for x in inputs)
-    loss = check_merge(exact, _Float32(before), wide, float("inf")) if _runs(exact, wide) else 0.0
-    return check_merge(before, after, inputs, max(tolerance, _LOSS_FACTOR * loss))
+    try:
+        return check_merge(before, after, inputs, tolerance)
+    except MergeError:
+        exact = copy.deepcopy(before).double()
+        wide = tuple(_as(x, torch.float64) for x in inputs)
+        if not _runs(exact, wide):
+            raise
+        loss = check_merge(exact, _Float32(before), wide, float("inf"))
+        return check_merge(before, after, inputs, max(tolerance, _LOSS_FACTOR * loss))
 
 
 class _Float32(nn.Module):
@@ -158,7 +161,7 @@ def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
 def _runs(network: nn.Module, inputs: Inputs) -> bool:
     """Whether a network takes inputs of this type and size: only trying tells."""
     try:
-        copy.deepcopy(network).eval()(*(x.clone() for x in inputs))
+        network(*(x.clone() for x in inputs))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError):
         return False
     return True

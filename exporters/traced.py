@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from paceline.exporters.algebra import MergeError
 
@@ -36,19 +37,25 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._names = {parameter: name for name, parameter in network.named_parameters()}
+        self._names: dict[Tensor, str] = {value: name for name, value in (*network.named_parameters(), *network.named_buffers())}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def getattr(self, attr: str, attr_val: object, parameter_proxy_cache: dict[str, fx.Proxy]) -> object:
-        """A parameter by its name; torch.fx goes through all parameters for each, which takes minutes in large networks."""
+        """A parameter by its name; torch.fx goes through all parameters for each, which takes seconds in large networks."""
         if not isinstance(attr_val, nn.Parameter) or attr_val not in self._names:
             return super().getattr(attr, attr_val, parameter_proxy_cache)
         name = self._names[attr_val]
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
         return parameter_proxy_cache[name]
+
+    def create_arg(self, a: object) -> Any:
+        """A buffer by its name, for the same reason."""
+        if isinstance(a, Tensor) and a in self._names:
+            return self.create_node("get_attr", self._names[a], (), {})
+        return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         plain = any(is_plain(m, kind) for kind in (nn.Conv2d, nn.BatchNorm2d, nn.SyncBatchNorm))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -220,10 +221,10 @@ def test_what_cannot_be_gated_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def planted() -> ModuleType:
+def planted() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks" / "papers"))
-        return importlib.import_module("repnas_planted")
+        yield importlib.import_module("repnas_planted")
 
 
 def test_no_noisy_branch_is_kept(planted: ModuleType) -> None:
