@@ -100,7 +100,7 @@ class Int8Deployment:
         return tflite.read(self.write(form.module, form.example, "a form of a segment").path).graph.operators()
 
     def count(self, artifact: Artifact) -> int:
-        return len(tflite.read(artifact.path).graph.ops)
+        return len(tflite.read(artifact.path).graph.operators())
 
 
 @dataclass(frozen=True)

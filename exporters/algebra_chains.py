@@ -148,9 +148,14 @@ def is_diagonal(form: ConvForm) -> bool:
 
 
 def check_compose(first: ConvForm, second: ConvForm) -> None:
-    """Raises MergeError, as `compose` does, where what `second` pads is not what one convolution would compute there."""
+    """Raises MergeError, as `compose` does, where no single convolution computes second(first(x))."""
     if first.out_channels != second.in_channels:
         raise MergeError(f"channels differ: {first.out_channels} are given and {second.in_channels} are read")
+    _check_padding(first, second)
+
+
+def _check_padding(first: ConvForm, second: ConvForm) -> None:
+    """Raises MergeError where what `second` pads is not what one convolution would compute there."""
     padded = [i for i in (0, 1) if second.padding[i]]
     if not padded:
         return

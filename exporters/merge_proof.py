@@ -31,13 +31,13 @@ Inputs = tuple[Tensor, ...]
 class Proof:
     """The largest differences between a network and its merged form, relative to the largest output.
 
-    `randomised_error` is that of a copy with random statistics in `dtype`, on random inputs of `shapes` (NCHW, one entry for each
-    comparison); `error` that of the network itself in its own type on inputs like the example.
+    `randomised_error` is that of a copy with random statistics in `dtype`, on random inputs of `shapes` (NCHW); `error` that of
+    the network itself, in its own type, on the example.
     """
 
     randomised_error: float
     error: float
-    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
     dtype: str
 
 
@@ -56,8 +56,8 @@ def proven_merge(
 ) -> ProvenMerge:
     """`merged(module, choose)` for inputs like `example` (NCHW), compared with `module` before it is returned.
 
-    First a copy whose BatchNorm statistics, scales and shifts are random, and merged in the same way: on two random images each
-    of an odd and an even size, neither square, smaller than the example; on the example's own size where the network takes no
+    First a copy whose BatchNorm statistics, scales and shifts are random, and merged in the same way: on two random images of an
+    odd height and an even width, smaller than the example; on one of the example's own size where the network takes no
     other. Computed in float64, unless the network runs in float32 only. Then the network itself, on `example`. Where float32
     itself loses more than `tolerance` there, ten times that loss counts. A `choose` that is called decides twice, and has to
     decide alike.
@@ -74,31 +74,25 @@ def proven_merge(
 
 def _randomised(module: nn.Module, examples: Inputs, choose: Choice | None, seed: int, tolerance: float) -> Proof:
     """The proof on random statistics; its `error` is still 0."""
-    rng = np.random.default_rng(seed)
-    network = randomised(copy.deepcopy(module).eval(), seed)
-    network, inputs = _runnable(network, examples, rng)
-    _settle(network, inputs[0], rng)
+    network, x = _settled(randomised(copy.deepcopy(module), seed), examples, np.random.default_rng(seed))
     again = merged(network, _by_name(choose))
-    error = 0.0
-    for x in inputs:
-        try:
-            error = max(error, check_merge(network, again.module, x, tolerance))
-        except MergeError as e:
-            text = ", ".join("x".join(map(str, t.shape)) for t in x)
-            raise MergeError(f"{type(module).__name__} with random statistics, on inputs of {text}: {e}") from e
-    dtype = next((x.dtype for x in inputs[0] if x.is_floating_point()), torch.float32)
-    return Proof(error, 0.0, tuple(tuple(tuple(t.shape) for t in x) for x in inputs), str(dtype).removeprefix("torch."))
+    shapes = tuple(tuple(t.shape) for t in x)
+    try:
+        error = check_merge(network, again.module, x, tolerance)
+    except MergeError as e:
+        text = ", ".join("x".join(map(str, shape)) for shape in shapes)
+        raise MergeError(f"{type(module).__name__} with random statistics, on inputs of {text}: {e}") from e
+    dtype = next((t.dtype for t in x if t.is_floating_point()), torch.float32)
+    return Proof(error, 0.0, shapes, str(dtype).removeprefix("torch."))
 
 
-def _runnable(network: nn.Module, examples: Inputs, rng: np.random.Generator) -> tuple[nn.Module, list[Inputs]]:
-    """The network in float64 and small random inputs that it takes; else in float32, else inputs of the example's size."""
+def _settled(network: nn.Module, examples: Inputs, rng: np.random.Generator) -> tuple[nn.Module, Inputs]:
+    """The network in float64 and small random inputs; else in float32, else inputs of the example's size: what it takes."""
     for small in (True, False):
         for dtype in (torch.float64, torch.float32):
-            network = network.to(dtype)
-            drawn = [tuple(_drawn(x, dtype, rng, extra if small else None) for x in examples) for extra in (0, 1)[: 1 + small]]
-            inputs = [x for x in drawn if _runs(network, x)]
-            if inputs:
-                return network, inputs
+            network, x = network.to(dtype), tuple(_drawn(x, dtype, rng, small) for x in examples)
+            if _settle(network, x, rng):
+                return network, x
     raise MergeError(f"{type(network).__name__} does not run on inputs like the example, so its merging can't be proven")
 
 
@@ -138,13 +132,13 @@ class _Float32(nn.Module):
         return self.network(*(_as(x, torch.float32) for x in inputs))
 
 
-def _drawn(example: Tensor, dtype: torch.dtype, rng: np.random.Generator, extra: int | None) -> Tensor:
-    """Standard normal numbers: of the example's shape, or with `extra` two images of an odd (0) or even (1) size, not square."""
+def _drawn(example: Tensor, dtype: torch.dtype, rng: np.random.Generator, small: bool) -> Tensor:
+    """Standard normal numbers: of the example's shape, or two images whose height is odd and whose width is even."""
     if not example.is_floating_point():
         return example
     shape = tuple(example.shape)
-    if extra is not None and len(shape) == 4:
-        shape = (2, shape[1], _odd(shape[2]) + extra, _odd(shape[3]) + 10 + extra)
+    if small and len(shape) == 4:
+        shape = (2, shape[1], _odd(shape[2]), _odd(shape[3]) + 11)
     return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
 
 
@@ -168,12 +162,11 @@ def _runs(network: nn.Module, inputs: Inputs) -> bool:
 
 
 @torch.no_grad()
-def _settle(network: nn.Module, inputs: Inputs, rng: np.random.Generator) -> None:
-    """Draws statistics around those of the activations that `inputs` cause, as training would leave them.
+def _settle(network: nn.Module, inputs: Inputs, rng: np.random.Generator) -> bool:
+    """Draws statistics around those of the activations that `inputs` cause, as training would leave them. Whether it ran.
 
     Any others let signals grow or fade layer by layer, and with them what a mistake in an early layer changes.
     """
-    norms = [part for part in network.modules() if isinstance(getattr(part, "running_var", None), Tensor)]
 
     def draw(part: nn.Module, given: tuple[Tensor, ...]) -> None:
         mean, var = part.running_mean, part.running_var
@@ -188,7 +181,10 @@ def _settle(network: nn.Module, inputs: Inputs, rng: np.random.Generator) -> Non
         mean.copy_(values.mean(1) + moved * spread.sqrt())
         var.copy_(spread * wider)
 
+    norms = [part for part in network.modules() if isinstance(getattr(part, "running_var", None), Tensor)]
     hooks = [part.register_forward_pre_hook(draw) for part in norms]
-    network(*(x.clone() for x in inputs))
-    for hook in hooks:
-        hook.remove()
+    try:
+        return _runs(network, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()

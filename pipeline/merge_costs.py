@@ -56,7 +56,7 @@ class TfliteDeployment:
         return _kept(tflite.write(tflite.model_of(graph_of(module, example))), self.folder, name)
 
     def count(self, artifact: Artifact) -> int:
-        return len(tflite.read(artifact.path).graph.ops)
+        return len(tflite.read(artifact.path).graph.operators())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from paceline.exporters.traced import trace
 Made = frozenset[str]
 """The names of the optional merges that are made; all others are not."""
 
-MOST = 10
+MOST = 6
 """With more optional merges in a segment that is no chain, those that cost neither work nor weights are made unasked."""
 
 

@@ -33,6 +33,7 @@ from paceline.pipeline.latency import Predictors, Show, fit_predictors
 from paceline.pipeline.networks import Builder
 from paceline.pipeline.objectives import LatencyLimit, latency_limit
 from paceline.pipeline.recipes import Recipe
+from paceline.pipeline.recipes.goals import over_limit
 from paceline.pipeline.search import Archive
 from paceline.pipeline.spaces import Chain, find_space
 from paceline.pipeline.stages import (
@@ -158,7 +159,11 @@ class Run:
         latency = SpaceLatency(predictors.table, operators)
         limit = self._limit(latency)
         with self._stage("train supernet"), self.show("train supernet") as progress:
-            trained = supernet_stage(self.recipe, net, task, config.supernet, self.seeds, self.checkpoints, progress)
+            place = self.checkpoints
+            if self.recipe.shrinking is not None:  # what is turned off depends on the limit
+                place /= f"limit-{limit.ms:.6g}-{limit.chance:.4g}"
+            over = over_limit(latency, limit)
+            trained = supernet_stage(self.recipe, net, task, config.supernet, self.seeds, place, progress, over)
         if trained.space != latency.space:
             self.say(
                 f"shrunk: {trained.space.width} of {latency.space.width} options are left, {trained.space.size:.2g} networks"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,18 +76,32 @@ class Trained:
 
 
 def supernet_stage(
-    recipe: Recipe, net: nn.Module, task: Task, options: Supernet, seeds: Seeds, folder: Path, progress: Progress = silent
+    recipe: Recipe,
+    net: nn.Module,
+    task: Task,
+    options: Supernet,
+    seeds: Seeds,
+    folder: Path,
+    progress: Progress = silent,
+    over: Callable[[Arch], float] = lambda arch: 0.0,
 ) -> Trained:
     """Trains the supernet in place by the recipe's policy, or by the one that `options` name.
 
-    Branches are chosen and options turned off on the way where the recipe does so.
+    Branches are chosen and options turned off on the way where the recipe does so. By what share a network is `over` the limit,
+    so much accuracy it loses when options are judged: else the slow ones stay, and no network is left that keeps the limit.
     """
     policy = _POLICIES[options.policy] if options.policy else recipe.policy
     space = space_of(net)
     narrowing: Shrinker | BranchGates | None = None
     if recipe.shrinking is not None:
-        score = OneShot(net, task, seed=seeds.seed("shrinking")).accuracy
-        narrowing = Shrinker(recipe.shrinking(options.epochs), policy, space, score, seed=seeds.seed("shrinking"))
+        one_shot = OneShot(net, task, seed=seeds.seed("shrinking"))
+        narrowing = Shrinker(
+            recipe.shrinking(options.epochs),
+            policy,
+            space,
+            lambda arch: one_shot.accuracy(arch) - over(arch),
+            seed=seeds.seed("shrinking"),
+        )
     elif recipe.branches is not None:
         narrowing = BranchGates(recipe.branches(options.epochs), policy, net)
     losses = train_supernet(

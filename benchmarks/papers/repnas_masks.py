@@ -2,10 +2,12 @@
 
     python benchmarks/papers/repnas_masks.py [--seeds 6] [--budget small|default] [--data FOLDER] [--json FILE]
 
-Networks that deploy as the same convolutions are trained from new weights: plain ones, RepVGG's and Diverse Branch Blocks, all of
+Six layers that deploy as 3x3 convolutions are trained from new weights: plain ones, RepVGG's and Diverse Branch Blocks, all of
 RepNAS's branches, the branches that its search keeps, and as many at random (another set for each seed, one branch a layer at
 least). The search is judged by what it finds, retrained, as the random sets are: so their difference is what searching is worth.
-Each is merged after training; the merged network is tested, too. The search takes two thirds of the epochs of a training.
+A set without a full kernel deploys as a smaller convolution: "params shipped" says how much less some searched and random
+networks cost, so that they are not compared at exactly equal cost. Each network is merged after training and tested again. The
+search takes two thirds of the epochs of a training.
 """
 
 from __future__ import annotations

@@ -52,5 +52,8 @@ def bsnas() -> Recipe:
             "What is turned off: by a regression of accuracy on the options, the worst tenth of all options at a time.",
             "Regularised evolution.",
         ),
-        additions=("The budget of the evolution is a latency limit on the device.",),
+        additions=(
+            "The budget of the evolution is a latency limit on the device.",
+            "Options are judged under it: a network loses as much accuracy as its share above the limit.",
+        ),
     )

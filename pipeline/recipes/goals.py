@@ -39,11 +39,15 @@ def objectives_of(
     that is equal for all who keep it, so that it prefers none of them.
     """
     operators = latency.operators
-    kept = limit.objective(latency)
-    made = {"accuracy": quality(accuracy), "latency": kept, "macs": macs(operators), "params": params(operators)}
+    timed = limit.objective(latency)
+    made = {"accuracy": quality(accuracy), "latency": timed, "macs": macs(operators), "params": params(operators)}
     found = [replace(made[g.figure], goal=g.direction, weight=g.weight) for g in goals]
     if all(g.figure != "latency" for g in goals):
-        found.append(
-            Objective("over_limit", lambda arch: max(0.0, kept.of(arch) / limit.ms - 1.0), at_most=0.0, weight=0.0, cheap=True)
-        )
+        found.append(Objective("over_limit", over_limit(latency, limit), at_most=0.0, weight=0.0, cheap=True))
     return tuple(found)
+
+
+def over_limit(latency: SpaceLatency, limit: LatencyLimit) -> Callable[[Arch], float]:
+    """By what share of the limit an architecture is above it, at the chance that the limit asks for; 0 where it keeps it."""
+    kept = limit.objective(latency)
+    return lambda arch: max(0.0, kept.of(arch) / limit.ms - 1.0)

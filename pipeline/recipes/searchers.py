@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from paceline.arch import Space
 from paceline.graph import OpSpec, macs_of, params_of
 from paceline.latency_models.space_latency import SpaceLatency
-from paceline.pipeline.objectives import Objective, keeps_cheap_limits
+from paceline.pipeline.objectives import Objective
 from paceline.pipeline.recipes.goals import Figure, Goal
 from paceline.pipeline.search import (
     HierarchicalMutation,
@@ -56,7 +56,7 @@ def hierarchical_nsga2(problem: Problem, *, population: int, seed: int) -> Searc
 
 
 def evolution(problem: Problem, *, population: int, seed: int) -> Searcher:
-    """Regularised evolution of accuracy, a whole population of children at a time; what breaks a limit is not proposed."""
+    """Regularised evolution of accuracy under the limits, a whole population of children at a time."""
     return RegularisedEvolution(
         problem.space,
         problem.objectives,
@@ -64,6 +64,5 @@ def evolution(problem: Problem, *, population: int, seed: int) -> Searcher:
         sample=max(2, population // 4),
         batch=population,
         goal="accuracy",
-        only=keeps_cheap_limits(problem.objectives),
         seed=seed,
     )

@@ -13,7 +13,7 @@ from paceline.graph import OpSpec
 from paceline.latency_models.model import Prediction
 from paceline.latency_models.space_latency import SpaceLatency
 from paceline.pipeline.objectives import LatencyLimit, feasible
-from paceline.pipeline.recipes.goals import ACCURATE, FAST, FEW_MACS, Goal, objectives_of
+from paceline.pipeline.recipes.goals import ACCURATE, FAST, FEW_MACS, Goal, objectives_of, over_limit
 from paceline.pipeline.recipes.recipe import MakeSearcher
 from paceline.pipeline.recipes.searchers import Problem, evolution, hierarchical_nsga2, nsga2, option_costs
 from paceline.pipeline.search import front, search
@@ -72,6 +72,11 @@ def test_where_latency_is_no_goal_the_limit_is_a_constraint_alone() -> None:
     assert limit.weight == 0.0
     for digits, kept in (("3300", True), ("3310", False)):
         assert feasible({o.name: o.of(arch(digits)) for o in made}, made) is kept
+
+
+def test_what_is_above_the_limit_is_a_share_of_it() -> None:
+    over = over_limit(LATENCY, LIMIT)
+    assert [over(arch(digits)) for digits in ("0000", "3300", "3330", "3333")] == pytest.approx([0.0, 0.0, 0.5, 1.0])
 
 
 def test_costs_of_options_are_those_of_their_operators() -> None:

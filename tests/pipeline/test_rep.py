@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from torch import nn
 
 from paceline.errors import SpaceError
 from paceline.exporters.merge import check_merge, merged
+from paceline.exporters.torch_graph import graph_of
+from paceline.pipeline.operators import space_operators
 from paceline.pipeline.ops import (
     ACNET,
     BRANCHES,
@@ -214,3 +218,16 @@ def test_a_block_without_activation_is_linear() -> None:
     x = torch.randn(1, 2, 5, 5)
     with torch.no_grad():
         torch.testing.assert_close(block(2 * x) - block(x), block(x) - block(0 * x))
+
+
+def test_operators_are_those_of_the_merged_network() -> None:
+    slots = slots_of(2, (Stage(4, 1, 2),), lambda _: {f"k{k}": SearchedRepOp(("1x1", "kxk", "1xk"), k) for k in (3, 5)})
+    searched, example = Chain("searched", None, slots, Tail(None), 2, 3, 8), torch.zeros(1, 2, 8, 8)
+    found = space_operators(searched.supernet(0), example)
+    kernels = {}
+    for picks in ("k3 1x1+kxk", "k5 1x1+kxk+1xk", "k5 1x1+1xk", "k5 1x1"):
+        arch = searched.arch(picks)
+        exported = graph_of(merged(searched.network(arch, 1)).module, example).operators()
+        assert Counter(found.of(arch)) == Counter(exported)
+        kernels[picks] = [spec.inputs[1].shape[1:3] for spec in exported if spec.kind == "CONV_2D"]
+    assert list(kernels.values()) == [[(3, 3)], [(5, 5)], [(1, 5)], [(1, 1)]]
