@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from paceline.cli_options import DEFAULT_STORE, DevicesFile, Json, StorePlace, shown
@@ -92,16 +93,15 @@ def recipes(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps([_recipe_json(known) for known in RECIPES.values()]))
         return
-    table = Table("name", "what it is", "paper", "status", "spaces (full, reduced)")
-    for known in RECIPES.values():
-        paper = f"{known.paper.title}, {known.paper.venue}, arXiv {known.paper.arxiv}"
-        table.add_row(known.name, known.title, paper, known.status, f"{known.full.space.name}, {known.reduced.space.name}")
     console = Console()
-    console.print(table)
     for known in RECIPES.values():
-        for label, sentences in (("reconstructed", known.reconstructed), ("not in the paper", known.additions)):
-            for sentence in sentences:
-                console.print(f"{known.name}, {label}: {escape(sentence)}", soft_wrap=True)
+        console.print(f"[bold]{known.name}[/] ({known.status}): {escape(known.title)}")
+        paper = f"{known.paper.title}, {known.paper.venue}, arXiv {known.paper.arxiv}"
+        lines = [paper, f"space {known.full.space.name}, reduced {known.reduced.space.name}"]
+        lines += [f"reconstructed: {sentence}" for sentence in known.reconstructed]
+        lines += [f"not in the paper: {sentence}" for sentence in known.additions]
+        for line in lines:
+            console.print(Padding(escape(line), (0, 0, 0, 2)))
 
 
 def _recipe_json(known: Recipe) -> dict[str, Any]:

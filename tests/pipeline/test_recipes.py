@@ -81,7 +81,7 @@ def test_all_are_listed() -> None:
         assert row["status"] in ("faithful", "reconstruction")
         assert (row["status"] == "reconstruction") == bool(row["reconstructed"])
     table = CliRunner().invoke(app, ["recipes"], env={"COLUMNS": "200"}).stdout
-    assert "moga, not in the paper: Networks keep a latency limit" in table
+    assert "not in the paper: Networks keep a latency limit" in table
 
 
 def test_a_recipe_of_ones_own_is_found_in_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
