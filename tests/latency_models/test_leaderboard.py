@@ -16,7 +16,7 @@ from paceline.progress import progress
 
 FIELDS = {
     *("protocol", "test", "device", "k", "model", "is_default", "seeds", "spearman", "kendall", "mape", "rmspe"),
-    *("within_5", "within_10", "noise_floor", "sd"),
+    *("within_5", "within_10", "noise_floor", "covered", "sd"),
 }
 
 
