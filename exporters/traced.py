@@ -64,8 +64,8 @@ class _Tracer(fx.Tracer):
 
 def trace(module: nn.Module) -> fx.GraphModule:
     """A copy of a network in evaluation mode with its graph. Raises MergeError where torch.fx can't trace it."""
-    network = copy.deepcopy(module).eval()
     try:
+        network = copy.deepcopy(module).eval()  # an exported program has no evaluation mode to go into
         return fx.GraphModule(network, _Tracer(network).trace(network), type(module).__name__)
     except Exception as e:
         raise MergeError(

@@ -17,8 +17,7 @@ from paceline.pipeline.operators import space_operators
 from paceline.pipeline.ranking import Ranking, rank, spread_over
 from paceline.pipeline.recipes import Recipe
 from paceline.pipeline.spaces import find_space
-from paceline.pipeline.stages import load_task, retrain_stage, supernet_stage
-from paceline.pipeline.supernet.evaluate import OneShot
+from paceline.pipeline.stages import judge_of, load_task, retrain_stage, supernet_stage
 from paceline.pipeline.tasks import Task
 from paceline.pipeline.training import accuracy
 from paceline.seeds import Seeds
@@ -51,7 +50,7 @@ def rank_recipe(
         trained = supernet_stage(recipe, net, task, config.supernet, seeds, folder / "checkpoints", progress)
     rng = seeds.rng("ranked")
     archs = spread_over(trained.space, count, macs, rng) if spread else sample_archs(trained.space, count, rng)
-    judge = OneShot(net, task, seed=seeds.seed("recalibration"), calibration=4 if recipe.recalibrate else 0)
+    judge = judge_of(recipe, net, task, seeds)
 
     def alone(arch: Arch, seed: int) -> float:
         place = folder / "checkpoints" / f"alone-{seed}"

@@ -120,6 +120,12 @@ def supernet_stage(
     return Trained(losses, space if narrowing is None else narrowing.space)
 
 
+def judge_of(recipe: Recipe, net: nn.Module, task: Task, seeds: Seeds) -> OneShot:
+    """What the supernet says of an architecture, as the recipe's search takes it."""
+    calibration = _CALIBRATION_BATCHES if recipe.recalibrate else 0
+    return OneShot(net, task, seed=seeds.seed("recalibration"), calibration=calibration)
+
+
 def search_stage(
     recipe: Recipe,
     net: nn.Module,
@@ -133,8 +139,7 @@ def search_stage(
     progress: Progress = silent,
 ) -> Archive:
     """The recipe's searcher on the recipe's goals in `space`, every network within the limit. Accuracy is the supernet's."""
-    calibration = _CALIBRATION_BATCHES if recipe.recalibrate else 0
-    one_shot = OneShot(net, task, seed=seeds.seed("recalibration"), calibration=calibration)
+    one_shot = judge_of(recipe, net, task, seeds)
     objectives = objectives_of(recipe.goals, latency, limit, one_shot.accuracy)
     problem = Problem(space, recipe.goals, objectives, option_costs(latency))
     searcher = recipe.searcher(problem, population=options.population, seed=seeds.seed("search") % 2**31)
