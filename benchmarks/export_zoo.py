@@ -34,9 +34,9 @@ import torch
 from peers import comparison
 from rich.console import Console
 from rich.table import Table
+from timm_zoo import FAMILIES, NETWORKS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from zoo import FAMILIES, NETWORKS
 
 from paceline.devices.device import Device
 from paceline.devices.kinds.local import open_local

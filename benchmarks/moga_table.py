@@ -4,8 +4,8 @@
     python benchmarks/moga_table.py --folder FOLDER --prepare     # all but the measuring, which a second call then does
 
 Every operator of the 12 options of the 14 layers (10 different shapes) and of stem and tail is measured by itself, then --fit
-random networks of the space whole, which calibrate their sum: that is the table, and its minutes are printed. Then --test other
-random networks are measured, and again with other weights in a second pass (the noise floor): what is predicted are these.
+networks of the space whole, from light to heavy, which calibrate their sum: that is the table, and its minutes are printed. Then
+--test random networks are measured, and again with other weights in a second pass (the noise floor): what is predicted are these.
 
 "sum" is the sum of the table's rows as it is. A second delegate is a second target with a table of its own: how differently the
 two order networks, and the options of each layer.
@@ -33,8 +33,8 @@ from paceline.files import write_atomically
 from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.metrics import Accuracy, accuracy_of
 from paceline.measurement import Bench, Progress
-from paceline.pipeline.latency import Predictors, fit_predictors
-from paceline.pipeline.networks import Builder, sample_archs
+from paceline.pipeline.latency import Predictors, calibration_archs, fit_predictors
+from paceline.pipeline.networks import Builder
 from paceline.pipeline.operators import space_operators
 from paceline.pipeline.spaces import find_space
 from paceline.progress import progress
@@ -120,10 +120,10 @@ def main() -> None:
 
 def prepare(builder: Builder, fit: int, test: int, seeds: Seeds, clock: Clock) -> None:
     """Exports what `fit_predictors` will want."""
-    archs = sample_archs(builder.operators.space, fit + test, seeds.rng("calibration"))
+    fitted, tested = calibration_archs(builder.operators, fit, test, seeds)
     with clock("export networks") as shown:
-        builder.build(archs, shown)
-        builder.build(archs[fit:], shown, copy=1)
+        builder.build([*fitted, *tested], shown)
+        builder.build(tested, shown, copy=1)
     print(", ".join(f"{title}: {s:.0f} s" for title, s in clock.parts))
 
 

@@ -25,8 +25,8 @@ import torch
 from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
+from timm_zoo import NETWORKS
 from torch import nn
-from zoo import NETWORKS
 
 from paceline.devices.device import Device
 from paceline.devices.kinds.local import open_local

@@ -16,8 +16,9 @@ from paceline.latency_models.metrics import Accuracy, accuracy_of, coverage
 from paceline.latency_models.model import Floats
 from paceline.latency_models.network_latency import NetworkLatency
 from paceline.measurement import Artifact, Measurement, Progress, usual_reference
-from paceline.pipeline.networks import Builder, Network, sample_archs
+from paceline.pipeline.networks import Builder, Network, leaning_archs, sample_archs
 from paceline.seeds import Seeds
+from paceline.space_operators import SpaceOperators
 
 Show = Callable[[str], AbstractContextManager[Progress]]
 """Makes the Progress of a named part of the work."""
@@ -59,7 +60,7 @@ class Predictors:
 def fit_predictors(
     builder: Builder, collector: Collector, *, fit_networks: int, test_networks: int, confidence: float, seeds: Seeds, show: Show
 ) -> Predictors:
-    """Measures the operators of the space and random whole networks of it, fits every model and tests it on other networks.
+    """Measures the operators of the space and whole networks of it, fits every model and tests it on other, random networks.
 
     Everything comes from the collector's store where it is known. Raises LatencyModelError where too little could be measured.
     """
@@ -75,8 +76,7 @@ def fit_predictors(
             f"{failed[0].subject}: {failed[0].failure.reason}. Try again, or use another delegate or space."
         )
     rows = rows_of(measurements, [[spec] for spec in specs], usual_reference(measurements))
-    archs = sample_archs(space, fit_networks + test_networks, seeds.rng("calibration"))
-    fit_archs, test_archs = archs[:fit_networks], archs[fit_networks:]
+    fit_archs, test_archs = calibration_archs(builder.operators, fit_networks, test_networks, seeds)
     if len(test_archs) < 2:
         raise LatencyModelError(f"the space has {space.size} networks, too few for {fit_networks} to fit and some to test")
     reference = builder.build(sample_archs(space, 1, seeds.rng("reference")))[0].artifact
@@ -103,6 +103,12 @@ def fit_predictors(
         rows=len(measurements),
         unstable_rows=sum(m.unstable(collector.bench.tolerance) for m in measurements),
     )
+
+
+def calibration_archs(operators: SpaceOperators, fit: int, test: int, seeds: Seeds) -> tuple[list[Arch], list[Arch]]:
+    """Architectures to fit on, from light to heavy, and random others to test with."""
+    fitted = leaning_archs(operators, fit, seeds.rng("fit networks"))
+    return fitted, sample_archs(operators.space, test, seeds.rng("test networks"), exclude=fitted)
 
 
 def measured_networks(

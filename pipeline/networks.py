@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from paceline.arch import Arch, Space
 from paceline.exporters import tflite
 from paceline.exporters.torch_graph import graph_of
-from paceline.graph import Graph, OpSpec
+from paceline.graph import Graph, OpSpec, macs_of
 from paceline.measurement import Artifact, Progress, silent
 from paceline.pipeline.operators import shipped
 from paceline.pipeline.ops.skip import unstabilised
 from paceline.pipeline.supernet.mixed import derive
 from paceline.seeds import Seeds
-from paceline.space_operators import SpaceOperators
+from paceline.space_operators import SpaceOperators, decisions
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,28 @@ def sample_archs(space: Space, count: int, rng: np.random.Generator, exclude: Se
             found[arch] = None
         if len(found) == count:
             break
+    return list(found)
+
+
+def leaning_archs(operators: SpaceOperators, count: int, rng: np.random.Generator) -> list[Arch]:
+    """Different architectures all the way from light networks (MACs) to heavy ones; random ones crowd around the mean, and what
+    a search finds does not. Fewer where the space is used up.
+
+    Each leans one way, more or less: as often as it leans, a choice takes its lightest or heaviest, else anything.
+    """
+    macs = operators.of_options(lambda specs: float(macs_of(specs)))
+    ends = {}
+    for c in operators.space.choices:
+        ordered = sorted(decisions(c), key=lambda taken: sum(macs[c.name, o] for o in taken))
+        ends[c.name] = ordered[0], ordered[-1]
+    found: dict[Arch, None] = {}
+    for lean in np.linspace(-1, 1, count + 2)[1:-1]:
+        for _ in range(100):
+            anything = operators.space.sample(rng)
+            arch = Arch(tuple((n, ends[n][lean > 0] if rng.random() < abs(lean) else taken) for n, taken in anything.picks))
+            if arch not in found:
+                found[arch] = None
+                break
     return list(found)
 
 

@@ -9,7 +9,9 @@ from torch import nn
 
 from paceline.errors import SpaceError
 from paceline.exporters.torch_graph import graph_of
+from paceline.graph import macs_of
 from paceline.pipeline import operators
+from paceline.pipeline.networks import leaning_archs
 from paceline.pipeline.operators import shipped, space_operators
 from paceline.pipeline.spaces import mobile
 from paceline.pipeline.supernet import Mixed, space_of
@@ -91,3 +93,13 @@ def test_structure_tells_options_apart() -> None:
         nn.Conv2d(4, 4, 3, padding=1, bias=False),
     ):
         assert operators._structure(one) != operators._structure(other)
+
+
+def test_leaning_architectures_reach_the_ends_that_random_ones_do_not(found: SpaceOperators) -> None:
+    leaning = leaning_archs(found, 20, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    random = [macs_of(found.of(found.space.sample(rng))) for _ in range(200)]
+    macs = [macs_of(found.of(arch)) for arch in leaning]
+    assert len(set(leaning)) == 20
+    assert max(macs[:3]) < np.quantile(random, 0.05)
+    assert min(macs[-3:]) > np.quantile(random, 0.95)

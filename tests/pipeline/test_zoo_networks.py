@@ -69,7 +69,7 @@ def test_sizes_to_the_last_digit(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fairnas_a", "fairnas_a_se", "scarlet_b", "moga_a"])
 def test_exported_graphs_count_the_same(name: str) -> None:
-    """The others: benchmarks/zoo_latency.py."""
+    """The others: benchmarks/zoo.py."""
     assert graph_of(zoo.build(name, seed=0).eval(), torch.zeros(1, 3, 224, 224)).macs() == zoo.entry(name).macs
 
 
