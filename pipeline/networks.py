@@ -55,7 +55,7 @@ def leaning_archs(operators: SpaceOperators, count: int, rng: np.random.Generato
         ordered = sorted(decisions(c), key=lambda taken: sum(macs[c.name, o] for o in taken))
         ends[c.name] = ordered[0], ordered[-1]
     found: dict[Arch, None] = {}
-    for lean in np.linspace(-1, 1, count + 2)[1:-1]:
+    for lean in np.linspace(-1, 1, count + 2)[1:-1].tolist():
         for _ in range(100):
             anything = operators.space.sample(rng)
             arch = Arch(tuple((n, ends[n][lean > 0] if rng.random() < abs(lean) else taken) for n, taken in anything.picks))
