@@ -95,7 +95,9 @@ def test_structure_tells_options_apart() -> None:
         assert operators._structure(one) != operators._structure(other)
 
 
-def test_leaning_architectures_reach_the_ends_that_random_ones_do_not(found: SpaceOperators) -> None:
+def test_leaning_architectures_reach_the_ends_that_random_ones_do_not() -> None:
+    net = mobile(3, 10, 16, stages=((8, 4, 2), (16, 4, 1)), stem=8, head=32, kernels=(3, 5), expansions=(2, 4)).supernet(3)
+    found = space_operators(net, EXAMPLE)
     leaning = leaning_archs(found, 20, np.random.default_rng(0))
     rng = np.random.default_rng(1)
     random = [macs_of(found.of(found.space.sample(rng))) for _ in range(200)]
