@@ -51,7 +51,6 @@ def merge(
     from paceline.devices.hosted import candidates as possible
     from paceline.devices.hosted import chosen, entries_of
     from paceline.exporters import export
-    from paceline.exporters.merge import check_merge, merged
     from paceline.exporters.sources import load_source, shape_of
     from paceline.latency_models.bundle.bundle import Bundle
     from paceline.latency_models.collection.farm_device import FarmDevice
@@ -73,9 +72,8 @@ def merge(
             found = planner.plan(network.module, network.example, shown(as_json), measure=not plan)
             written = None if out is None else out if len(names) == 1 else out.with_stem(f"{out.stem}-{name}")
             if written is not None:
-                result = merged(network.module, found.choices()).module
-                check_merge(network.module, result, network.example)
-                export(result, network.example, written, source=f"{network.text}, merged for {name}")
+                source_text = f"{network.text}, merged for {name}"
+                export(network.module, network.example, written, merge=found.choices(), source=source_text)
             plans.append((found, written))
     if as_json:
         told = [{"model": network.text, **found.to_json(), "file": None if file is None else str(file)} for found, file in plans]
