@@ -27,7 +27,7 @@ class Alternative:
 class Decision:
     """A segment: its optional merges, its different forms, the fastest predicted first, and which of the merges the plan makes.
 
-    `unasked` merges are made in every form.
+    About `unasked` ones there are too many forms to ask: they are made if they cost neither work nor weights.
     """
 
     segment: str

@@ -59,6 +59,19 @@ class _Options:
         return Cost(ms, operators, "measured" if known else "predicted")
 
 
+class _Forms:
+    """Forms of segments, made once for all segments that are alike: weights don't matter for what a form takes."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, frozenset[int]], Form] = {}
+
+    def __call__(self, segment: Segment, made: Made) -> Form:
+        key = segment.signature, segment.places(made)
+        if key not in self._known:
+            self._known[key] = segment.form(made)
+        return self._known[key]
+
+
 class MergePlanner:
     """Plans for the device of `collector`.
 
@@ -80,10 +93,11 @@ class MergePlanner:
         """
         module = module.eval()
         merges = optional_merges(module)
-        options = self._options(segments_of(module, example), show)
+        form_of = _Forms()
+        options = self._options(segments_of(module, example), form_of, show)
         ways = fastest_together([o.fastest(self._candidates) for o in options], self._candidates)
         roles: dict[Made, list[str]] = {made: [f"predicted {i}"] for i, (_, made) in enumerate(ways, 1)}
-        own = self._finalists(options, [made for _, made in ways], show) if measure else [{} for _ in options]
+        own = self._finalists(options, [made for _, made in ways], form_of, show) if measure else [{} for _ in options]
         named = {
             "all": [m.name for m in merges],
             "none": [name for o in options for name in o.segment.least],
@@ -108,7 +122,7 @@ class MergePlanner:
         info = self._collector.device.info
         return MergePlan(info.name, info.simulated, self._collector.bench.key, decisions, tuple(whole), made, noise)
 
-    def _options(self, segments: Sequence[Segment], show: Show) -> list[_Options]:
+    def _options(self, segments: Sequence[Segment], form_of: _Forms, show: Show) -> list[_Options]:
         """Forms of the same operators are asked about once, wherever they are."""
         asked: dict[str, Form] = {}
         forms: list[dict[Made, str]] = []
@@ -116,8 +130,8 @@ class MergePlanner:
             for done, segment in enumerate(segments, 1):
                 runs = [segment.least, *(segment.of_run(*run) for run in segment.runs())]
                 its = dict[Made, str]()
-                for made in runs if segment.is_chain else segment.subsets():
-                    form = segment.form(made)
+                for made in runs if segment.is_chain else segment.choices:
+                    form = form_of(segment, made)
                     if segment.is_chain or form.signature not in its.values():  # choices may come to the same
                         its[made] = form.signature
                     asked.setdefault(form.signature, form)
@@ -130,14 +144,16 @@ class MergePlanner:
             for segment, its in zip(segments, forms, strict=True)
         ]
 
-    def _finalists(self, options: Sequence[_Options], ways: Sequence[Made], show: Show) -> list[dict[Made, float]]:
+    def _finalists(
+        self, options: Sequence[_Options], ways: Sequence[Made], form_of: _Forms, show: Show
+    ) -> list[dict[Made, float]]:
         """Of each segment the forms that are candidates, and that of no merge, measured as networks by themselves."""
         forms: list[dict[Made, Form]] = []
         for o in options:
             names = {merge.name for merge in o.segment.merges} | o.segment.least
             few = list(o.costs) if len(o.costs) <= _FEW else []
             wanted = dict.fromkeys([o.segment.least, *few, *(frozenset(made & names) for made in ways)])
-            forms.append({made: o.segment.form(made) for made in wanted})
+            forms.append({made: form_of(o.segment, made) for made in wanted})
         unique = {form.signature: form for its in forms for form in its.values()}
         if not unique:
             return []

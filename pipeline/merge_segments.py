@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,14 +13,16 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from paceline.exporters.merge import merged
 from paceline.exporters.merge_forms import OptionalMerge, optional_merges
+from paceline.exporters.merge_plan import Decision, Planner
 from paceline.exporters.merge_regions import Linear, Regions
 from paceline.exporters.traced import trace
 
 Made = frozenset[str]
 """The names of the optional merges that are made; all others are not."""
 
-MOST = 6
-"""With more optional merges in a segment that is no chain, those that cost neither work nor weights are made unasked."""
+MOST = 128
+"""With more forms of a segment that is no chain, merges that cost neither work nor weights are made unasked; with still more of
+the others too, these are left."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Form:
     @cached_property
     def signature(self) -> str:
         """The same for forms with the same operators: layers with their settings and shapes, and who reads whom."""
-        network = trace(self.module)
+        network = self.module if isinstance(self.module, fx.GraphModule) else trace(self.module)
         modules, order = dict(network.named_modules()), {node: i for i, node in enumerate(network.graph.nodes)}
 
         def words(node: fx.Node) -> str:
@@ -48,9 +50,10 @@ class Form:
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A part of a network, as a network of its own, with its optional `merges`; `unasked` are those that are made in any case.
+    """A part of a network, as a network of its own, with its optional `merges`; of the `unasked` the free ones are made.
 
-    `names` says what the merges are called in `module`, in their order.
+    `names` says what the merges are called in `module`, in their order. `choices` are all that lead to forms of their own; of a
+    chain there are none, since its `runs` tell what it takes.
     """
 
     module: nn.Module
@@ -58,6 +61,9 @@ class Segment:
     merges: tuple[OptionalMerge, ...]
     names: tuple[str, ...]
     unasked: tuple[OptionalMerge, ...] = ()
+    choices: tuple[Made, ...] = ()
+    signature: str = ""
+    """The same for segments that have the same forms, merge by merge."""
 
     @property
     def name(self) -> str:
@@ -84,19 +90,17 @@ class Segment:
                 runs = [*runs[:-1], (runs[-1][0], i)] if runs and runs[-1][1] == i - 1 else [*runs, (i, i)]
         return runs
 
+    def places(self, made: Made) -> frozenset[int]:
+        """Which of its merges, in their order."""
+        return frozenset(i for i, merge in enumerate(self._asked_and_not) if merge.name in made)
+
     @property
     def least(self) -> Made:
         """Nothing but what is made unasked."""
-        return frozenset(merge.name for merge in self.unasked)
+        return frozenset(merge.name for merge in self.unasked if merge.free)
 
     def of_run(self, first: int, last: int) -> Made:
         return self.least | {merge.name for merge in self.merges[first : last + 1]}
-
-    def subsets(self) -> Iterator[Made]:
-        """Every choice, those of fewer merges first."""
-        for count in range(len(self.merges) + 1):
-            for some in itertools.combinations(self.merges, count):
-                yield self.least | {merge.name for merge in some}
 
     @property
     def _asked_and_not(self) -> tuple[OptionalMerge, ...]:
@@ -134,12 +138,45 @@ def _segment(
     inside = optional_merges(part)
     if [(m.kind, m.free) for m in inside] != [(m.kind, m.free) for m in merges]:
         part, inputs, inside = module, example, tuple(merges)  # not to be had alone: its forms are those of the whole network
-    chain = all(merge.kind == "chain" for merge in merges)
-    free = {merge.name for merge in merges if merge.free and len(merges) > MOST and not chain}
-    pairs = sorted(zip(merges, inside, strict=True), key=lambda pair: pair[0].name in free)
-    asked = tuple(merge for merge, _ in pairs if merge.name not in free)
-    unasked = tuple(merge for merge, _ in pairs if merge.name in free)
-    return Segment(part, inputs, asked, tuple(inner.name for _, inner in pairs), unasked)
+    names = {inner.name: merge.name for merge, inner in zip(merges, inside, strict=True)}
+    alike = Form(frozenset(), part, inputs).signature + str([(m.kind, m.free) for m in merges])
+    signature = merges[0].region if part is module else alike
+    if all(merge.kind == "chain" for merge in merges):
+        return Segment(part, inputs, tuple(merges), tuple(names), signature=signature)
+    inner = {outer: its for its, outer in names.items()}
+    for asked in (tuple(merges), tuple(merge for merge in merges if not merge.free), ()):
+        unasked = tuple(merge for merge in merges if merge not in asked)
+        choices = _choices(part, names, {merge.name: merge.free for merge in unasked})
+        if len(choices) <= MOST:
+            break
+    return Segment(part, inputs, asked, tuple(inner[merge.name] for merge in (*asked, *unasked)), unasked, choices, signature)
+
+
+def _choices(part: nn.Module, names: Mapping[str, str], unasked: Mapping[str, bool]) -> tuple[Made, ...]:
+    """The choices that lead somewhere, those of fewer merges first: a merge is only decided on where it is met.
+
+    `names` are those of the merges in `part`, and what they are called outside. It ends early where there are too many.
+    """
+    regions = Regions(trace(part))
+    fixed = {name: unasked.get(outer) for name, outer in names.items()}
+    always = frozenset(name for name, made in unasked.items() if made)
+    found: dict[Made, None] = {}
+    open_ends: list[dict[str, bool]] = [{}]
+    while open_ends and len(found) <= MOST:
+        given = open_ends.pop()
+        met: dict[str, bool] = {}
+
+        def choose(decision: Decision, given: dict[str, bool] = given, met: dict[str, bool] = met) -> bool:
+            known = fixed.get(decision.name, False)  # what has no name can't be asked for
+            return met.setdefault(decision.name, given.get(decision.name, False)) if known is None else known
+
+        planner = Planner(choose)
+        for region in regions.found.values():
+            planner.plan(region)
+        found[always | {names[name] for name, made in met.items() if made}] = None
+        answers = list(met.items())
+        open_ends += [{**dict(answers[:i]), answers[i][0]: True} for i in range(len(given), len(answers))]
+    return tuple(sorted(found, key=lambda made: (len(made), sorted(made))))
 
 
 def _cut(network: fx.GraphModule, regions: Regions, region: Linear) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:

@@ -28,7 +28,7 @@ from paceline.pipeline import merge_segments
 from paceline.pipeline.merge_costs import Cost, OnnxDeployment, OperatorCosts, TfliteDeployment
 from paceline.pipeline.merge_device import planner_for, reference_of
 from paceline.pipeline.merge_plan import MergePlan
-from paceline.pipeline.merge_segments import Form, segments_of
+from paceline.pipeline.merge_segments import Form, Segment, segments_of
 from paceline.pipeline.merge_solver import Way, fastest_runs, fastest_together
 from paceline.store import Store
 
@@ -166,7 +166,7 @@ def test_every_segment_is_cut_out_whole() -> None:
     for segment in segments:
         none = segment.form(segment.least)
         x = tuple(torch.randn(t.shape) for t in segment.example)
-        for made in segment.subsets():
+        for made in segment.choices or map(segment.of_run, *zip(*segment.runs(), strict=True)):
             check_merge(none.module, segment.form(made).module, x)
     operators = [[op.kind for op in graph_of(s.form(s.least).module, s.example).ops] for s in segments]
     assert operators == [["CONV_2D"] * 3, ["CONV_2D", "CONV_2D", "ADD"], ["CONV_2D", "CONV_2D", "HARD_SWISH"], ["CONV_2D"]]
@@ -176,7 +176,16 @@ def test_many_merges_of_a_sum_are_not_all_asked_about(monkeypatch: pytest.Monkey
     monkeypatch.setattr(merge_segments, "MOST", 0)
     segment = next(s for s in segments_of(mixed(), IMAGE) if not s.is_chain and s.unasked)
     assert segment.merges == ()
-    assert list(segment.subsets()) == [segment.least] == [frozenset(m.name for m in segment.unasked)]
+    assert list(segment.choices) == [segment.least] == [frozenset(m.name for m in segment.unasked)]
+
+
+def test_a_sum_of_five_has_as_many_forms_as_a_set_of_five_has_partitions() -> None:
+    net = nn.Sequential(Sum(*(conv(4, 4, k) for k in (3, 3, 5, 1, 1)))).eval()
+    (segment,) = segments_of(net, (torch.zeros(1, 4, 8, 8),))
+    assert len(segment.merges) == 10
+    assert len(segment.choices) == 52
+    for made in segment.choices[::10]:
+        check_merge(net, segment.form(made).module, torch.randn(1, 4, 8, 8))
 
 
 @pytest.mark.parametrize(("each_ms", "weight_ms"), [(1.0, 0.0), (0.0, 1e-3), (1.0, 1e-3), (0.2, 1e-3)])
@@ -271,7 +280,7 @@ def test_rows_of_a_table_are_not_measured(phone: Device, tmp_path: Path) -> None
         before, rows = counted.measured, Bundle.from_store(store, phone.info, phone.default_bench(), {}).rows()
     assert before > 0
     segments = segments_of(small(), IMAGE)
-    forms = [segment.form(made) for segment in segments for made in segment.subsets()]
+    forms = [segment.form(made) for segment in segments for made in segment.choices or [segment.least]]
     costs = OperatorCosts(table_model(), rows).of(forms)
     assert {cost.source for cost in costs} == {"measured"}
     assert "predicted" in {cost.source for cost in OperatorCosts(table_model(), rows[:3]).of(forms)}
@@ -290,3 +299,23 @@ def test_every_runtime_has_its_file(tmp_path: Path) -> None:
         assert (first.path, first.sha256) == (again.path, again.sha256)
         assert deployment.count(first) > 0
     assert reference_of("onnxruntime", tmp_path).format == "onnx"
+
+
+def test_forms_are_made_once_for_all_segments_that_are_alike(
+    phone: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sums = [*(Sum(conv(8, 8, 3), conv(8, 8)) for _ in range(5)), Sum(conv(8, 8, 5), conv(8, 8))]
+    net = nn.Sequential(*(layer for each in sums for layer in (each, nn.ReLU()))).eval()
+    x = (torch.zeros(1, 8, 8, 8),)
+    assert len({segment.signature for segment in segments_of(net, x)}) == 2
+    made: list[str] = []
+    form = Segment.form
+    monkeypatch.setattr(Segment, "form", lambda self, names: made.append(self.name) or form(self, names))
+    with Store(tmp_path / "store.sqlite") as store:
+        planner = planner_for(phone, BenchOptions(), store, tmp_path, 0)
+        planner._costs = Priced(1.0, 0.0)
+        plan = planner.plan(net, x, hidden, measure=False)
+    assert len(plan.decisions) == len(plan.made) == 6
+    assert len(made) == 2 * 2
+    check_merge(net, merged(net, plan.choices()).module, torch.randn(1, 8, 8, 8))
