@@ -23,6 +23,8 @@ class Merge:
     name: str
     branches: tuple[str, ...]
     """What was merged, one text for each branch of a sum, with module paths."""
+    layers: tuple[str, ...]
+    """The module paths of the layers with weights among it."""
     params_before: int
     params_after: int
 
@@ -113,7 +115,8 @@ class Writer:
         self.network.add_submodule(name, conv)
         self.reader.modules[name] = conv
         before = {layer.words: layer.params for layer in part.layers}
-        return Merge(name, part.branches, sum(before.values()), sum(p.numel() for p in conv.parameters()))
+        layers = tuple(dict.fromkeys(layer.path for layer in part.convs))
+        return Merge(name, part.branches, layers, sum(before.values()), sum(p.numel() for p in conv.parameters()))
 
     def _name(self, paths: Sequence[str]) -> str:
         """A folded convolution keeps its path; several become `merged` in the module that holds them all."""

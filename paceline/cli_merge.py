@@ -60,6 +60,7 @@ def merge(
     if out is not None and (plan or out.suffix not in (".tflite", ".onnx")):
         raise ConfigError(f"--out {out}: " + ("--plan writes no file" if plan else "give a file that ends in .tflite or .onnx"))
     torch.manual_seed(seed)
+    torch.set_num_threads(1)  # thousands of small kernels: threads would wait for each other longer than they compute
     network = load_source(source, [shape_of(text) for text in shapes or ()], seed)
     options = BenchOptions(delegate or None, threads, {"precision": precision})
     folder = (Path("runs") if "://" in store else Path(store).parent) / "models"

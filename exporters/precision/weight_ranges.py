@@ -35,9 +35,7 @@ def weight_ranges(before: nn.Module, after: nn.Module, merges: Sequence[Merge]) 
     modules = dict(before.named_modules())
     found = []
     for merge in merges:
-        # The texts of a report contain module paths as words of their own.
-        paths = dict.fromkeys(word for branch in merge.branches for word in branch.split())
-        layers = [modules[path] for path in paths if isinstance(modules.get(path), nn.Conv2d | nn.Linear)]
+        layers = [modules[path] for path in merge.layers if isinstance(modules.get(path), nn.Conv2d | nn.Linear)]
         if len(layers) > 1 or (layers and len(merge.branches) > 1):
             ranges = [range_of(layer.weight) for layer in layers if isinstance(layer.weight, Tensor)]
             weight = after.get_submodule(merge.name).weight
