@@ -106,10 +106,14 @@ class NetworkLatency(BaseEstimator):  # type: ignore[misc]
         return self.addends(operators)[:, 0]
 
     def contributions(self, network: Network) -> tuple[Floats, float]:
-        """Milliseconds of each operator of the network, shape (operators,), and of its base, which add up to its prediction."""
-        added = self.operator_ms(network)
-        factor = float(self.predict([network]).ms[0]) / (self.base_ms + float(added.sum()))
-        return added * factor, self.base_ms * factor
+        """Milliseconds of each operator of the network, shape (operators,), and of its base, which add up to its prediction.
+
+        None is negative. An operator that the calibration makes cheaper than nothing, because its neighbours take it in, has 0.
+        """
+        added, base = np.maximum(self.operator_ms(network), 0.0), max(self.base_ms, 0.0)
+        base = base if base or added.any() else 1.0
+        factor = float(self.predict([network]).ms[0]) / (base + float(added.sum()))
+        return added * factor, base * factor
 
     @property
     def base_ms(self) -> float:

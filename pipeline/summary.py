@@ -138,7 +138,7 @@ def _chance(outcome: Outcome) -> float:
 def _operator_rows(outcome: Outcome) -> tuple[OperatorRow, ...]:
     """Predicted beside profiled; without the profile where the runtime executed other operators than the Graph's."""
     deployed = outcome.deployed
-    predicted = _floats(outcome.searched.predictors.table.operator_ms(deployed.operators))
+    predicted = _floats(outcome.searched.predictors.table.contributions(deployed.operators)[0])
     profiled: Sequence[float | None] = align(deployed.operators, deployed.profile) or [None] * len(predicted)
     return tuple(map(OperatorRow, deployed.operators, deployed.graph.sources(), predicted, profiled))
 

@@ -216,6 +216,20 @@ def test_contributions_add_up_to_the_prediction() -> None:
         assert added.sum() + base == pytest.approx(model.predict([network]).ms[0], rel=1e-9)
 
 
+def test_no_contribution_is_negative() -> None:
+    """Where each operator of a network takes less than alone, by as much for all, the cheapest ones add less than nothing."""
+    alone = {spec: truth((spec,)) for spec in SPECS}
+    saved = 2 * min(alone.values())
+    some = [*networks(40, 2), *networks(5, 8)]
+    fast = [Row(ops, max(sum(alone[spec] for spec in ops) - saved * len(ops), 1e-3)) for ops in some]
+    model = table_model(strict=True).fit([*(Row((spec,), ms) for spec, ms in alone.items()), *fast])
+    assert min(model.operator_ms(network).min() for network in some) < 0
+    for network in some:
+        added, base = model.contributions(network)
+        assert min(added.min(), base) >= 0
+        assert added.sum() + base == pytest.approx(model.predict([network]).ms[0], rel=1e-9)
+
+
 def test_sums_of_addends_are_predictions() -> None:
     for model in (default_model(0), table_model(strict=True)):
         model.fit(rows(40, noise=0.03))
