@@ -82,7 +82,8 @@ def test_mistakes_in_casting_show_with_the_real_weights(monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_is_compared_with_the_unmerged_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["wrong.tflite", "wrong.onnx"])
+def test_the_file_is_compared_with_the_unmerged_network(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def wrong(module: nn.Module, example: tuple[Tensor, ...], choose: object) -> ProvenMerge:
         found = proven_merge(module, example)
         with torch.no_grad():
@@ -91,7 +92,7 @@ def test_the_file_is_compared_with_the_unmerged_network(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(exporting, "proven_merge", wrong)
     with pytest.raises(ParityError, match="differs from Sum by"):
-        export(randomised(block()), image(1, 3, 12, 12), tmp_path / "wrong.tflite", merge=True)
+        export(randomised(block()), image(1, 3, 12, 12), tmp_path / name, merge=True)
     assert list(tmp_path.iterdir()) == []
 
 
