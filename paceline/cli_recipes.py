@@ -55,7 +55,13 @@ def search(
     config: Annotated[
         Path | None, typer.Option(help="A TOML file. Default: the recipe's reduced space on scikit-learn's digits.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="The id of a device. Default: that of the config, or this machine.")] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The id of the device that the network is made for; given again, of others on which it must keep a limit, too. "
+            "Default: those of the config, or this machine."
+        ),
+    ] = None,
     devices: DevicesFile = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Only continue: an error where there is nothing to continue from.")
@@ -75,8 +81,10 @@ def search(
     from paceline.pipeline.recipes import find_recipe
 
     found = find_recipe(recipe)
-    chosen = {"id": device, "file": devices and str(devices.absolute())}
-    settings = load_config(config, found.settings, seed=seed, limit_ms=limit_ms, device=chosen)
+    file = None if devices is None else str(devices.absolute())
+    main = {"id": device[0] if device else None, "file": file}
+    also = [{"id": other, "file": file} for other in (device or [])[1:]] or None
+    settings = load_config(config, found.settings, seed=seed, limit_ms=limit_ms, device=main, also=also)
     folder = out or Path("runs") / f"{found.name}-{settings.data.kind}-{settings.key()}"
     summary = _execute(found, settings, folder, store, resume=resume, as_json=as_json)
     if as_json:
@@ -132,7 +140,7 @@ def _execute(recipe: Recipe, settings: Config, folder: Path, store: str, *, resu
     console = Console(stderr=True, quiet=as_json)
     with Store(store) as opened:
         job = Run(recipe, settings, folder, opened, shown(as_json), lambda line: console.print(escape(line), soft_wrap=True))
-        with closing(job.device):
+        with closing(job):
             summary = job.finished()
             if summary is not None:
                 console.print(f"this run had finished already; remove {escape(str(folder))} to run it again", soft_wrap=True)
@@ -151,12 +159,15 @@ def _execute(recipe: Recipe, settings: Config, folder: Path, store: str, *, resu
 
 def print_front(summary: dict[str, Any]) -> None:
     """The front as a table, the most accurate network first."""
-    table = Table("", "architecture", "accuracy", "predicted ms", "MACs", "params", title="The front, accuracies of the supernet")
+    others = [other["device"] for other in summary["also"]]
+    columns = "architecture", "accuracy", "predicted ms", *(f"ms on {escape(name)}" for name in others), "MACs", "params"
+    table = Table("", *columns, title="The front, accuracies of the supernet")
     for row in summary["front"]:
         picks = " ".join("+".join(options) for options in row["architecture"].values())
         predicted = f"{row['predicted_ms']:.4g} ({row['predicted_low_ms']:.4g} – {row['predicted_high_ms']:.4g})"
         sizes = (f"{row['macs'] / 1e6:.2f} M", f"{row['params'] / 1e3:.1f} k")
-        table.add_row("chosen" if row["chosen"] else "", picks, f"{row['accuracy']:.2%}", predicted, *sizes)
+        also = (f"{ms:.4g}" for ms in row["also_ms"].values())
+        table.add_row("chosen" if row["chosen"] else "", picks, f"{row['accuracy']:.2%}", predicted, *also, *sizes)
     Console().print(table)
 
 
@@ -177,6 +188,13 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
             "predicted",
             f"{summary['predicted_ms']:.4g} ms ({summary['predicted_low_ms']:.4g} – {summary['predicted_high_ms']:.4g})",
         ),
+        *(
+            (
+                other["device"] + (", simulated" if other["simulated"] else ""),
+                f"{other['measured_ms']:.4g} ms, limit {other['limit_ms']:.4g} ms, predicted {other['predicted_ms']:.4g} ms",
+            )
+            for other in summary["also"]
+        ),
         ("accuracy", f"{summary['accuracy']:.2%}"),
         ("MACs, params", f"{summary['macs'] / 1e6:.2f} M, {summary['params'] / 1e3:.1f} k"),
         ("largest difference to torch", f"{summary['parity_max_abs_error']:.2g}"),
@@ -184,7 +202,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         ("table rows", str(summary["table_rows"])),
         ("took", f"{sum(summary['seconds'].values()):.0f} s"),
     ):
-        result.add_row(name, text)
+        result.add_row(escape(name), escape(text))
     console = Console()
     console.print(predictors)
     console.print(result)

@@ -36,6 +36,13 @@ class DeviceChoice(_Section):
     threads: int = Field(default=1, ge=1)
 
 
+class OtherDevice(DeviceChoice):
+    """A further device on which the network must keep a limit, of its own (see Config) where it is given here."""
+
+    limit_ms: float | None = Field(default=None, gt=0)
+    limit_quantile: float | None = Field(default=None, ge=0, le=1)
+
+
 class SpaceChoice(_Section):
     """One of those that `paceline spaces` lists."""
 
@@ -70,7 +77,7 @@ class Retrain(_Section):
 
 
 class Predictor(_Section):
-    """Random whole networks that the latency models are fitted on, and others that they are tested on."""
+    """Whole networks, from light to heavy, that the latency models are fitted on, and random others that they are tested on."""
 
     fit_networks: int = Field(default=40, ge=5)
     test_networks: int = Field(default=30, ge=5)
@@ -82,6 +89,7 @@ class Config(_Section):
 
     `limit_confidence` is the chance with which a network must keep the limit before it is measured. Not given: that of the upper
     end of the predictor's interval (0.95 where its `confidence` is 0.9), or as much as `fit_networks` can show (n / (n + 1)).
+    The network is made for `device`; on the devices in `also` it must keep a limit, too.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -89,6 +97,7 @@ class Config(_Section):
     limit_quantile: float = Field(default=0.4, ge=0, le=1)
     limit_confidence: float | None = Field(default=None, gt=0, lt=1)
     shortlist: int = Field(default=6, ge=1)
+    also: tuple[OtherDevice, ...] = ()
     data: Data = Data()
     device: DeviceChoice = DeviceChoice()
     space: SpaceChoice = SpaceChoice()
@@ -150,6 +159,9 @@ def _placed(config: Config, folder: Path) -> Config:
         changes["data"] = config.data.model_copy(update={"path": folder / config.data.path})
     if config.device.file is not None:
         changes["device"] = config.device.model_copy(update={"file": folder / config.device.file})
+    changes["also"] = tuple(
+        other if other.file is None else other.model_copy(update={"file": folder / other.file}) for other in config.also
+    )
     return config.model_copy(update=changes)
 
 
@@ -167,6 +179,7 @@ def _explain(error: Any, path: Path | None) -> str:
 def _section(names: list[str]) -> type[BaseModel]:
     model: type[BaseModel] = Config
     for name in names:
-        annotation = model.model_fields[name].annotation
-        model = typing.cast(type[BaseModel], annotation)
+        if not name.isdigit():  # the place in a list
+            annotation = model.model_fields[name].annotation
+            model = typing.cast(type[BaseModel], next(iter(typing.get_args(annotation)), annotation))
     return model

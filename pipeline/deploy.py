@@ -56,11 +56,17 @@ def deploy(
     save_program(shipped, (example,), folder / RUN_PROGRAM)
     tflite_parity = _worst([parity.check(network, (x,), model) for x in inputs])
     onnx_parity = _worst([parity.check(network, (x,), open_model) for x in inputs])
+    measurement = measured_model(model, collector, pace)
+    profile = tuple(collector.device.profile(model, collector.bench))
+    return Deployed(model.graph, model, open_model, model.merging.merges, tflite_parity, onnx_parity, measurement, profile)
+
+
+def measured_model(model: Artifact, collector: Collector, pace: Pace) -> Measurement:
+    """The exported network on a device. Raises DeviceError where it can't be measured there."""
     measurement = collector.measure([model], pace.reference)[0]
     if measurement.failure is not None:
         raise DeviceError(f"{model.path} can't be measured on {collector.device.info.name!r}: {measurement.failure.reason}")
-    profile = tuple(collector.device.profile(model, collector.bench))
-    return Deployed(model.graph, model, open_model, model.merging.merges, tflite_parity, onnx_parity, measurement, profile)
+    return measurement
 
 
 def _worst(found: Sequence[Parity]) -> Parity:

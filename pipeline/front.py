@@ -17,7 +17,7 @@ Architecture = dict[str, list[str]]
 class Row:
     """A network of the front: accuracy in the supernet, predicted milliseconds with interval, chance of keeping the limit.
 
-    MACs and params are those of what is deployed."""
+    `also_ms`: milliseconds predicted on each of the other devices. MACs and params are those of what is deployed."""
 
     key: str
     accuracy: float
@@ -28,16 +28,19 @@ class Row:
     macs: int
     params: int
     architecture: Architecture
+    also_ms: dict[str, float]
 
 
 def rows_of(searched: Searched) -> list[Row]:
     """The networks within the limits that no other beats in every goal of the recipe, the most accurate first."""
     best = sorted(front(searched.archive), key=lambda member: -member.values["accuracy"])
-    found = searched.latency.predict([member.arch for member in best])
-    chances = found.chance(searched.limit.ms)
+    archs = [member.arch for member in best]
+    found = searched.target.latency.predict(archs)
+    also = {other.name: other.latency.predict(archs).ms for other in searched.others}
+    chances = found.chance(searched.target.limit.ms)
     rows = []
     for i, member in enumerate(best):
-        operators = searched.latency.operators.of(member.arch)
+        operators = searched.target.latency.operators.of(member.arch)
         rows.append(
             Row(
                 member.arch.key,
@@ -46,6 +49,7 @@ def rows_of(searched: Searched) -> list[Row]:
                 macs=macs_of(operators),
                 params=params_of(operators),
                 architecture={choice: list(options) for choice, options in member.arch.picks},
+                also_ms={name: float(ms[i]) for name, ms in also.items()},
             )
         )
     return rows
@@ -54,7 +58,7 @@ def rows_of(searched: Searched) -> list[Row]:
 def points_of(searched: Searched, chosen: str) -> dict[str, Point]:
     """Every evaluated network as a point of a picture, by its key; `chosen` is the key of one of them."""
     members = searched.archive.members
-    found = searched.latency.predict([member.arch for member in members])
+    found = searched.target.latency.predict([member.arch for member in members])
     ends = zip(members, found.ms, found.low, found.high, strict=True)
     return {m.arch.key: _point(searched, m, chosen, float(ms), float(low), float(high)) for m, ms, low, high in ends}
 
@@ -77,6 +81,6 @@ def to_json(rows: list[Row], chosen: str) -> list[dict[str, object]]:
 
 
 def _point(searched: Searched, member: Evaluated, chosen: str, ms: float, low: float, high: float) -> Point:
-    macs = macs_of(searched.latency.operators.of(member.arch))
+    macs = macs_of(searched.target.latency.operators.of(member.arch))
     accuracy = member.values.get("accuracy", math.nan)
     return Point(member.arch.key, ms, low, high, accuracy, macs, member.arch.key == chosen)

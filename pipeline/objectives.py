@@ -83,13 +83,14 @@ class LatencyLimit:
 def latency_limit(
     latency: SpaceLatency,
     *,
+    name: str = "this device",
     ms: float | None,
     quantile: float,
     chance: float | None,
     interval: float,
     rng: np.random.Generator,
 ) -> LatencyLimit:
-    """The limit on a space: of `ms`, or without it the `quantile` of the predicted latencies of random networks.
+    """The limit on a space, on the device of that `name`: `ms`, or without it the `quantile` of random networks' predicted latencies.
 
     Without `chance` it is kept like the upper end of an interval of confidence `interval`: with (1 + interval) / 2, or as much as
     the model's held-out errors can show if that is less. Raises LimitError where no network of the space keeps it, and
@@ -102,7 +103,7 @@ def latency_limit(
     kept = kept_ms(fastest, asked)[0]
     if kept > limit:
         raise LimitError(
-            f"no network of the space keeps {limit:g} ms on this device: the fastest possible is predicted at "
+            f"no network of the space keeps {limit:g} ms on {name}: the fastest possible is predicted at "
             f"{fastest.ms[0]:.3g} ms ({kept:.3g} ms with a chance of {asked:.1%}). "
             "Raise limit_ms, lower limit_confidence, choose another space or smaller images."
         )

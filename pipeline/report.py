@@ -67,6 +67,19 @@ class ArtifactRow:
 
 
 @dataclass(frozen=True)
+class OtherRow:
+    """The network on another device, which the Comparison names."""
+
+    found: Comparison
+    limit_ms: float
+    simulated: bool
+
+    @property
+    def kept(self) -> bool:
+        return self.found.measured_ms <= self.limit_ms
+
+
+@dataclass(frozen=True)
 class Report:
     """A finished run. `limit_origin` says where the limit comes from; `final` is the exported network, measured again.
 
@@ -100,6 +113,7 @@ class Report:
     artifacts: tuple[ArtifactRow, ...]
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
+    others: tuple[OtherRow, ...] = ()
     notes: tuple[str, ...] = ()
     created: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -107,8 +121,8 @@ class Report:
 
     @property
     def kept(self) -> bool:
-        """Whether the measured latency keeps the limit. False where there is no measurement."""
-        return self.final.measured_ms <= self.limit_ms
+        """Whether the measured latency keeps the limit, on every device. False where there is no measurement."""
+        return self.final.measured_ms <= self.limit_ms and all(other.kept for other in self.others)
 
 
 def verdict(report: Report) -> str:
@@ -120,8 +134,11 @@ def verdict(report: Report) -> str:
     digits = 3
     while significant(final.measured_ms, digits) == significant(limit, digits) and final.measured_ms != limit and digits < 9:
         digits += 1  # never "0.450 > 0.450"
-    sign = "≤" if report.kept else ">"
-    return f"measured {significant(final.measured_ms, digits)} ms {sign} limit {significant(limit, digits)} ms, {predicted}"
+    sign = "≤" if final.measured_ms <= limit else ">"
+    others = f"; {sum(o.kept for o in report.others)} of {len(report.others)} other limits kept" if report.others else ""
+    return (
+        f"measured {significant(final.measured_ms, digits)} ms {sign} limit {significant(limit, digits)} ms, {predicted}{others}"
+    )
 
 
 def describe(operator: OpSpec) -> str:

@@ -21,19 +21,18 @@ from torch import nn
 
 from paceline import __version__
 from paceline.arch import Arch
+from paceline.devices.device import Device
 from paceline.devices.hosted import open_named
 from paceline.files import write_atomically
 from paceline.latency_models.collection.collect import Collector
-from paceline.latency_models.model import Prediction
 from paceline.latency_models.space_latency import SpaceLatency
-from paceline.measurement import Artifact, Bench, DeviceInfo
-from paceline.pipeline.config import Config
-from paceline.pipeline.deploy import Deployed, deploy
-from paceline.pipeline.latency import Predictors, Show, fit_predictors
+from paceline.measurement import Artifact
+from paceline.pipeline.config import Config, DeviceChoice, OtherDevice
+from paceline.pipeline.deploy import Deployed, deploy, measured_model
+from paceline.pipeline.latency import Show, fit_predictors
 from paceline.pipeline.networks import Builder
 from paceline.pipeline.objectives import LatencyLimit, latency_limit
 from paceline.pipeline.recipes import Recipe
-from paceline.pipeline.recipes.goals import over_limit
 from paceline.pipeline.search import Archive
 from paceline.pipeline.spaces import Chain, find_space
 from paceline.pipeline.stages import (
@@ -45,6 +44,7 @@ from paceline.pipeline.stages import (
     shortlist_stage,
     supernet_stage,
 )
+from paceline.pipeline.targets import Kept, Target
 from paceline.pipeline.tasks import Task
 from paceline.seeds import Seeds
 from paceline.store import Results, Store
@@ -56,17 +56,20 @@ class Searched:
 
     recipe: Recipe
     config: Config
-    bench: Bench
     task: Task
     net: nn.Module
     """The supernet."""
     trained: Trained
     builder: Builder
-    collector: Collector
-    predictors: Predictors
-    latency: SpaceLatency
-    limit: LatencyLimit
+    target: Target
+    """The device that the network is made for."""
+    others: tuple[Target, ...]
+    """Those on which it must keep a limit, too."""
     archive: Archive
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return (self.target, *self.others)
 
 
 @dataclass(frozen=True)
@@ -74,17 +77,13 @@ class Outcome:
     """Everything a finished run knows: what the summary and the report are made of."""
 
     searched: Searched
-    device: DeviceInfo
     chosen: Arch
     accuracy: float
-    predicted: Prediction
     deployed: Deployed
+    kept: Kept
+    """The exported network on the device."""
+    others: tuple[Kept, ...]
     seconds: Mapping[str, float]
-
-    @property
-    def measured_ms(self) -> float:
-        """The exported network on the device, at its usual pace."""
-        return self.deployed.measurement.ms_at(self.searched.predictors.pace.usual_ms)
 
 
 class Run:
@@ -97,6 +96,7 @@ class Run:
         self.store, self.show, self.say = store, show, say
         self.seeds = Seeds(config.seed)
         self.device = open_named(config.device.id, config.device.file)
+        self.others = [self._opened(choice) for choice in config.also]
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -114,8 +114,10 @@ class Run:
     def key(self) -> str:
         """What the results of this run are kept under: recipe, space, settings, version, data and device."""
         recipe = self.recipe.described(self.config.supernet.epochs)
-        settings = self.config.model_dump_json(exclude={"data": {"path"}, "device": {"file"}})  # what they name is below
-        parts = (__version__, recipe, repr(self.chain), settings, self.task.digest(), self.device.info.fingerprint)
+        named: Any = {"data": {"path"}, "device": {"file"}, "also": {"__all__": {"file"}}}  # what they name is below
+        settings = self.config.model_dump_json(exclude=named)
+        devices = (device.info.fingerprint for device in (self.device, *self.others))
+        parts = (__version__, recipe, repr(self.chain), settings, self.task.digest(), *devices)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def begun(self) -> bool:
@@ -139,67 +141,83 @@ class Run:
 
     def execute(self) -> Outcome:
         """Runs every stage that has not finished yet. Raises the PacelineError of what can't go on."""
-        with closing(self.device):
+        with closing(self):
             return self.deploy(self.search())
 
+    def close(self) -> None:
+        """Closes the devices."""
+        for device in {id(device): device for device in (self.device, *self.others)}.values():
+            device.close()
+
     def search(self) -> Searched:
-        """Everything up to the search. The device stays open."""
-        config, device, task = self.config, self.device, self.task
-        bench = device.default_bench(config.device.delegate, config.device.threads)
+        """Everything up to the search. The devices stay open."""
+        config, task = self.config, self.task
         self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")
-        for advice in device.health().advice:
-            self.say(f"warning: {advice}")
         net = self.chain.supernet(self.seeds.seed("weights"))
-        collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
         with self._stage("operators"), self.show("trace operators") as progress:
             operators = operators_stage(net, task, self._results("operators"), progress)
         builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
         with self._stage("measure and fit"):
-            predictors = self._fit(builder, collector)
-        latency = SpaceLatency(predictors.table, operators)
-        limit = self._limit(latency)
+            target = self._target(self.device, config.device, builder)
+            others = tuple(self._target(*each, builder) for each in zip(self.others, config.also, strict=True))
+        targets = (target, *others)
+        limits = ", ".join(f"{t.limit.ms!r} {t.limit.chance!r}" for t in targets)
         with self._stage("train supernet"), self.show("train supernet") as progress:
             place = self.checkpoints
             if self.recipe.shrinking is not None:  # what is turned off depends on the limit
-                place /= f"limit-{limit.ms:.6g}-{limit.chance:.4g}"
-            over = over_limit(latency, limit)
-            trained = supernet_stage(self.recipe, net, task, config.supernet, self.seeds, place, progress, over)
-        if trained.space != latency.space:
+                place /= "limit-" + "-".join(f"{t.limit.ms:.6g}-{t.limit.chance:.4g}" for t in targets)
+            trained = supernet_stage(
+                *(self.recipe, net, task, config.supernet, self.seeds, place, progress),
+                over=lambda arch: max(t.over(arch) for t in targets),
+            )
+        if trained.space != operators.space:
             self.say(
-                f"shrunk: {trained.space.width} of {latency.space.width} options are left, {trained.space.size:.2g} networks"
+                f"shrunk: {trained.space.width} of {operators.space.width} options are left, {trained.space.size:.2g} networks"
             )
         with self._stage("search"), self.show("search") as progress:
-            cache = self._results(f"search {limit.ms!r} {limit.chance!r}")
-            archive = search_stage(
-                *(self.recipe, net, trained.space, task, latency, limit, config.search, self.seeds, cache, progress)
-            )
-        return Searched(self.recipe, config, bench, task, net, trained, builder, collector, predictors, latency, limit, archive)
+            cache = self._results(f"search {limits}")
+            archive = search_stage(self.recipe, net, trained.space, task, targets, config.search, self.seeds, cache, progress)
+        return Searched(self.recipe, config, task, net, trained, builder, target, others, archive)
 
     def deploy(self, found: Searched) -> Outcome:
         """Everything after the search: the best network of `found` trained by itself, exported and measured."""
-        task, predictors = found.task, found.predictors
+        task, target = found.task, found.target
         with self._stage("shortlist"):
-            chosen = shortlist_stage(
-                *(found.archive, found.latency, found.limit, found.builder, found.collector, predictors),
-                at_once=self.config.shortlist,
-                show=self.show,
-            )
+            chosen = shortlist_stage(found.archive, found.targets, found.builder, self.config.shortlist, self.show)
         with self._stage("retrain"), self.show("retrain") as progress:
             trained, test_accuracy = retrain_stage(
                 found.net, chosen, task, self.config.retrain, self.seeds, self.checkpoints, progress
             )
         with self._stage("deploy"):
             rng = self.seeds.rng("parity")
-            deployed = deploy(trained, task.example(), self.folder, found.collector, predictors.pace, rng)
-        predicted = predictors.table.predict([deployed.operators])
-        return Outcome(found, self.device.info, chosen, test_accuracy, predicted, deployed, dict(self.seconds))
+            deployed = deploy(trained, task.example(), self.folder, target.collector, target.predictors.pace, rng)
+            kept = Kept(target, target.predict(deployed.operators), deployed.measurement)
+            others = tuple(
+                Kept(
+                    other,
+                    other.predict(deployed.operators),
+                    measured_model(deployed.tflite, other.collector, other.predictors.pace),
+                )
+                for other in found.others
+            )
+        return Outcome(found, chosen, test_accuracy, deployed, kept, others, dict(self.seconds))
 
     @property
     def checkpoints(self) -> Path:
         """Where trainings keep what they continue from."""
         return self.folder / "checkpoints"
 
-    def _fit(self, builder: Builder, collector: Collector) -> Predictors:
+    def _opened(self, choice: OtherDevice) -> Device:
+        if (choice.id, choice.file) == (self.config.device.id, self.config.device.file):
+            return self.device  # under another Bench
+        return open_named(choice.id, choice.file)
+
+    def _target(self, device: Device, choice: DeviceChoice, builder: Builder) -> Target:
+        """A device measured, its models fitted, and the limit on it, where a network of the space can keep one."""
+        bench = device.default_bench(choice.delegate, choice.threads)
+        for advice in device.health().advice:
+            self.say(f"warning: {advice}")
+        collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
         options = self.config.predictor
         predictors = fit_predictors(
             builder,
@@ -210,30 +228,35 @@ class Run:
             seeds=self.seeds,
             show=self.show,
         )
+        where = f"{device.info.name} ({bench.delegate}): " if self.others else ""
         best = next(a for a in predictors.accuracies if a.name == predictors.table.name)
         self.say(
-            f"latency model: {predictors.rows} operators, error {best.mape:.1%} on {best.n} networks it has not seen, "
+            f"{where}latency model: {predictors.rows} operators, error {best.mape:.1%} on {best.n} networks it has not seen, "
             f"noise floor {predictors.test.noise_floor:.1%}"
         )
-        return predictors
+        latency = SpaceLatency(predictors.table, builder.operators)
+        limit = self._limit(latency, choice, f"{device.info.name} ({bench.delegate})")
+        fastest = latency.predict([latency.fastest()]).ms[0]
+        self.say(
+            f"{where}limit: {limit.ms:.4g} ms ({limit.origin}), to be kept with a chance of {limit.chance:.1%}; "
+            f"the fastest possible is {fastest:.3g} ms"
+        )
+        return Target(device.info, collector, predictors, latency, limit)
 
-    def _limit(self, latency: SpaceLatency) -> LatencyLimit:
-        """What the config asks for, where a network of the space can keep it (see `latency_limit`)."""
+    def _limit(self, latency: SpaceLatency, choice: DeviceChoice, name: str) -> LatencyLimit:
+        """What the config asks for on a device (see `latency_limit`), of it alone or of all."""
         config = self.config
-        limit = latency_limit(
+        own = choice if isinstance(choice, OtherDevice) else OtherDevice()
+        ms = own.limit_ms if own.limit_ms is not None or own.limit_quantile is not None else config.limit_ms
+        return latency_limit(
             latency,
-            ms=config.limit_ms,
-            quantile=config.limit_quantile,
+            name=name,
+            ms=ms,
+            quantile=config.limit_quantile if own.limit_quantile is None else own.limit_quantile,
             chance=config.limit_confidence,
             interval=config.predictor.confidence,
             rng=self.seeds.rng("limit"),
         )
-        fastest = latency.predict([latency.fastest()]).ms[0]
-        self.say(
-            f"limit: {limit.ms:.4g} ms ({limit.origin}), to be kept with a chance of {limit.chance:.1%}; "
-            f"the fastest possible is {fastest:.3g} ms"
-        )
-        return limit
 
     def _results(self, step: str) -> Results:
         return self.store.results(self.key, step)

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from paceline.arch import Arch, Space
 from paceline.errors import LimitError
 from paceline.graph import OpSpec
-from paceline.latency_models.collection.collect import Collector
-from paceline.latency_models.space_latency import SpaceLatency
 from paceline.measurement import Progress, silent
 from paceline.pipeline import tasks
 from paceline.pipeline.config import Data, Retrain, Search, Supernet
-from paceline.pipeline.latency import Predictors, Show, measured_networks
+from paceline.pipeline.latency import Show, measured_networks
 from paceline.pipeline.networks import Builder, deployable
-from paceline.pipeline.objectives import LatencyLimit
 from paceline.pipeline.operators import space_operators
 from paceline.pipeline.ops import initialise
 from paceline.pipeline.recipes import Recipe
@@ -30,6 +28,7 @@ from paceline.pipeline.search import Archive, Patience, search
 from paceline.pipeline.supernet import BranchGates, Policy, StrictFair, Uniform, space_of, train_supernet
 from paceline.pipeline.supernet.evaluate import OneShot
 from paceline.pipeline.supernet.shrinking import Shrinker
+from paceline.pipeline.targets import Target
 from paceline.pipeline.tasks import Task
 from paceline.pipeline.training import accuracy, train
 from paceline.seeds import Seeds
@@ -131,51 +130,44 @@ def search_stage(
     net: nn.Module,
     space: Space,
     task: Task,
-    latency: SpaceLatency,
-    limit: LatencyLimit,
+    targets: Sequence[Target],
     options: Search,
     seeds: Seeds,
     cache: MutableMapping[str, Mapping[str, float]],
     progress: Progress = silent,
 ) -> Archive:
-    """The recipe's searcher on the recipe's goals in `space`, every network within the limit. Accuracy is the supernet's."""
+    """The recipe's searcher on the recipe's goals in `space`, every network within all limits. Accuracy is the supernet's."""
     one_shot = judge_of(recipe, net, task, seeds)
-    objectives = objectives_of(recipe.goals, latency, limit, one_shot.accuracy)
-    problem = Problem(space, recipe.goals, objectives, option_costs(latency))
+    objectives = objectives_of(recipe.goals, targets, one_shot.accuracy)
+    problem = Problem(space, recipe.goals, objectives, option_costs(targets[0].latency))
     searcher = recipe.searcher(problem, population=options.population, seed=seeds.seed("search") % 2**31)
     patience = None if options.patience is None else Patience(options.patience)
     return search(searcher, objectives, generations=options.generations, patience=patience, cache=cache, progress=progress)
 
 
-def shortlist_stage(
-    archive: Archive,
-    latency: SpaceLatency,
-    limit: LatencyLimit,
-    builder: Builder,
-    collector: Collector,
-    predictors: Predictors,
-    at_once: int,
-    show: Show,
-) -> Arch:
-    """The most accurate architecture that keeps the limit when measured, not only when predicted.
+def shortlist_stage(archive: Archive, targets: Sequence[Target], builder: Builder, at_once: int, show: Show) -> Arch:
+    """The most accurate architecture that keeps all limits when measured, not only when predicted.
 
-    The search's best are measured whole, `at_once` at a time. The limit is kept where it is by more than the noise floor.
-    Raises LimitError where none does.
+    The search's best are measured whole, `at_once` at a time. A limit is kept where it is by more than the noise floor.
+    Raises LimitError where none keeps all.
     """
-    kept = limit.objective(latency).of
+    kept = targets[0].limit.objective(targets[0].latency).of
     ranked = sorted(archive.feasible(), key=lambda member: (-member.values["accuracy"], kept(member.arch)))
-    allowed = limit.ms / (1 + predictors.test.noise_floor)
-    at_least = math.inf
+    fastest: dict[str, float] = {}
     for at in range(0, len(ranked), at_once):
         archs = [member.arch for member in ranked[at : at + at_once]]
-        _, measured = measured_networks(builder, collector, archs, predictors.pace, show)
-        for arch, ms in zip(archs, measured, strict=True):
-            if ms <= allowed:
-                return arch
-        at_least = min(at_least, float(measured.min()))
+        kept_all = np.ones(len(archs), bool)
+        for target in targets:
+            _, ms = measured_networks(builder, target.collector, archs, target.predictors.pace, show)
+            kept_all &= ms <= target.limit.ms / (1 + target.predictors.test.noise_floor)
+            fastest[target.name] = min(float(ms.min()), fastest.get(target.name, math.inf))
+        if kept_all.any():
+            return archs[int(np.argmax(kept_all))]
+    limits = ", ".join(f"{target.limit.ms:g} ms on {target.name}" for target in targets)
+    measured = ", ".join(f"{ms:.3g} ms on {name}" for name, ms in fastest.items())
     raise LimitError(
-        f"the search found no network that keeps {limit.ms:g} ms when measured ({len(ranked)} were predicted to, the fastest "
-        f"measured {at_least:.3g} ms). Search longer ([search] generations), or raise limit_ms."
+        f"the search found no network that keeps {limits} when measured ({len(ranked)} were predicted to, the fastest measured: "
+        f"{measured or 'none'}). Search longer ([search] generations), or raise limit_ms."
     )
 
 

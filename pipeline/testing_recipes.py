@@ -157,7 +157,7 @@ class RecipeTestSuite:
         with Store(str(folder / "killed.sqlite")) as store:
             run = _run(recipe, folder, "killed", store)
             assert run.begun()
-            with closing(run.device):
+            with closing(run):
                 resumed = run.search()
         assert rows_of(resumed) == rows_of(whole)
         assert resumed.trained == whole.trained

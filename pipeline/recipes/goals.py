@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from paceline.arch import Arch
-from paceline.latency_models.space_latency import SpaceLatency
-from paceline.pipeline.objectives import LatencyLimit, Objective, macs, params, quality
+from paceline.pipeline.objectives import Objective, macs, params, quality
+from paceline.pipeline.targets import Target
 
 Figure = Literal["accuracy", "latency", "macs", "params"]
 
@@ -30,24 +30,15 @@ FAST = Goal("latency", "min")
 FEW_MACS = Goal("macs", "min")
 
 
-def objectives_of(
-    goals: Sequence[Goal], latency: SpaceLatency, limit: LatencyLimit, accuracy: Callable[[Arch], float]
-) -> tuple[Objective, ...]:
-    """The goals as objectives, all under the latency limit.
+def objectives_of(goals: Sequence[Goal], targets: Sequence[Target], accuracy: Callable[[Arch], float]) -> tuple[Objective, ...]:
+    """The goals as objectives, all under the latency limits of all targets; latency, where it is a goal, is that of the first.
 
-    `accuracy` is that of an architecture in the supernet. Where latency is no goal, the limit is a constraint alone: an objective
-    that is equal for all who keep it, so that it prefers none of them.
+    `accuracy` is that of an architecture in the supernet.
     """
-    operators = latency.operators
-    timed = limit.objective(latency)
+    first, *others = targets
+    operators = first.latency.operators
+    timed = first.limit.objective(first.latency)
     made = {"accuracy": quality(accuracy), "latency": timed, "macs": macs(operators), "params": params(operators)}
     found = [replace(made[g.figure], goal=g.direction, weight=g.weight) for g in goals]
-    if all(g.figure != "latency" for g in goals):
-        found.append(Objective("over_limit", over_limit(latency, limit), at_most=0.0, weight=0.0, cheap=True))
-    return tuple(found)
-
-
-def over_limit(latency: SpaceLatency, limit: LatencyLimit) -> Callable[[Arch], float]:
-    """By what share of the limit an architecture is above it, at the chance that the limit asks for; 0 where it keeps it."""
-    kept = limit.objective(latency)
-    return lambda arch: max(0.0, kept.of(arch) / limit.ms - 1.0)
+    constrained = targets if all(g.figure != "latency" for g in goals) else others
+    return (*found, *(target.constraint() for target in constrained))

@@ -135,7 +135,7 @@ def test_a_limit_that_no_network_keeps(finished: tuple[Path, dict[str, Any]]) ->
     folder, _ = finished
     done = paceline(folder, "run", "run.toml", "--store", "store.sqlite", "--limit-ms", "0.0001")
     assert done.returncode == 5
-    assert "keeps 0.0001 ms on this device: the fastest possible is predicted at 0.0" in done.stderr
+    assert "keeps 0.0001 ms on local (xnnpack): the fastest possible is predicted at 0.0" in done.stderr
     assert "Traceback" not in done.stderr
 
 
