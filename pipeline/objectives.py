@@ -90,7 +90,7 @@ def latency_limit(
     interval: float,
     rng: np.random.Generator,
 ) -> LatencyLimit:
-    """The limit on a space, on the device of that `name`: `ms`, or without it the `quantile` of random networks' predicted latencies.
+    """The limit on a space on the device `name`: `ms`, or without it the `quantile` of random networks' predicted latencies.
 
     Without `chance` it is kept like the upper end of an interval of confidence `interval`: with (1 + interval) / 2, or as much as
     the model's held-out errors can show if that is less. Raises LimitError where no network of the space keeps it, and
