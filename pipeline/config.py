@@ -37,7 +37,9 @@ class DeviceChoice(_Section):
 
 
 class OtherDevice(DeviceChoice):
-    """A further device on which the network must keep a limit, of its own (see Config) where it is given here."""
+    """A further device on which the network must keep a limit, of its own (see Config) where it is given here.
+
+    Without a `file` it is looked for where `device` is. It may be the same device with another delegate or other threads."""
 
     limit_ms: float | None = Field(default=None, gt=0)
     limit_quantile: float | None = Field(default=None, ge=0, le=1)
@@ -135,6 +137,10 @@ def load_config(path: Path | None, defaults: Callable[[str | None], Config] | No
         config = Config.model_validate(values)
     except ValidationError as e:
         raise ConfigError("\n".join(_explain(error, path) for error in e.errors())) from e
+    told = [(d.id, d.file or config.device.file, d.delegate, d.threads) for d in (config.device, *config.also)]
+    twice = next((d for d in told if told.count(d) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"device {twice[0]!r} is given twice; leave one out, or give it another delegate or other threads")
     if config.data.kind != "digits" and config.data.path is None:
         raise ConfigError(f'[data] kind = "{config.data.kind}" needs `path`, the place of the data')
     return config if path is None else _placed(config, path.absolute().parent)

@@ -44,7 +44,7 @@ from paceline.pipeline.stages import (
     shortlist_stage,
     supernet_stage,
 )
-from paceline.pipeline.targets import Kept, Target
+from paceline.pipeline.targets import Kept, Target, target_name
 from paceline.pipeline.tasks import Task
 from paceline.seeds import Seeds
 from paceline.store import Results, Store
@@ -95,7 +95,8 @@ class Run:
         self.recipe, self.config, self.folder = recipe, config, folder
         self.store, self.show, self.say = store, show, say
         self.seeds = Seeds(config.seed)
-        self.device = open_named(config.device.id, config.device.file)
+        self._devices: dict[tuple[str, Path | None], Device] = {}
+        self.device = self._opened(config.device)
         self.others = [self._opened(choice) for choice in config.also]
         self.seconds: dict[str, float] = {}
 
@@ -146,7 +147,7 @@ class Run:
 
     def close(self) -> None:
         """Closes the devices."""
-        for device in {id(device): device for device in (self.device, *self.others)}.values():
+        for device in self._devices.values():
             device.close()
 
     def search(self) -> Searched:
@@ -207,10 +208,12 @@ class Run:
         """Where trainings keep what they continue from."""
         return self.folder / "checkpoints"
 
-    def _opened(self, choice: OtherDevice) -> Device:
-        if (choice.id, choice.file) == (self.config.device.id, self.config.device.file):
-            return self.device  # under another Bench
-        return open_named(choice.id, choice.file)
+    def _opened(self, choice: DeviceChoice) -> Device:
+        """Once, also where it is a target under several Benches."""
+        place = choice.id, choice.file or self.config.device.file
+        if place not in self._devices:
+            self._devices[place] = open_named(*place)
+        return self._devices[place]
 
     def _target(self, device: Device, choice: DeviceChoice, builder: Builder) -> Target:
         """A device measured, its models fitted, and the limit on it, where a network of the space can keep one."""
@@ -228,14 +231,15 @@ class Run:
             seeds=self.seeds,
             show=self.show,
         )
-        where = f"{device.info.name} ({bench.delegate}): " if self.others else ""
+        name = target_name(device.info, bench)
+        where = f"{name}: " if self.others else ""
         best = next(a for a in predictors.accuracies if a.name == predictors.table.name)
         self.say(
             f"{where}latency model: {predictors.rows} operators, error {best.mape:.1%} on {best.n} networks it has not seen, "
             f"noise floor {predictors.test.noise_floor:.1%}"
         )
         latency = SpaceLatency(predictors.table, builder.operators)
-        limit = self._limit(latency, choice, f"{device.info.name} ({bench.delegate})")
+        limit = self._limit(latency, choice, name)
         fastest = latency.predict([latency.fastest()]).ms[0]
         self.say(
             f"{where}limit: {limit.ms:.4g} ms ({limit.origin}), to be kept with a chance of {limit.chance:.1%}; "

@@ -31,7 +31,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        return f"{self.info.name} ({self.bench.delegate})"
+        return target_name(self.info, self.bench)
 
     def predict(self, operators: Sequence[OpSpec]) -> Prediction:
         """Milliseconds of one network."""
@@ -44,6 +44,12 @@ class Target:
     def constraint(self) -> Objective:
         """The limit and nothing else: an objective that is equal for all who keep it, so that it prefers none of them."""
         return Objective(f"over_limit {self.name}", self.over, at_most=0.0, weight=0.0, cheap=True)
+
+
+def target_name(device: DeviceInfo, bench: Bench) -> str:
+    """Tells the targets of one run apart."""
+    threads = "" if bench.threads == 1 else f", {bench.threads} threads"
+    return f"{device.name} ({bench.delegate}{threads})"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def target(ms: float, factor: float = 1.0, name: str = "phone") -> Target:
     """A device that takes `factor` times the milliseconds, with a limit."""
     latency = cast(SpaceLatency, Latency(factor))
     device: Any = SimpleNamespace(name=name)
-    collector: Any = SimpleNamespace(bench=SimpleNamespace(delegate="gpu"))
+    collector: Any = SimpleNamespace(bench=SimpleNamespace(delegate="gpu", threads=1))
     return Target(device, collector, NOTHING, latency, LatencyLimit(ms, 0.9, "given"))
 
 

@@ -120,5 +120,7 @@ def test_a_limit_that_no_network_keeps_names_its_device(folder: Path) -> None:
 def test_devices_of_the_command_line_share_a_limit() -> None:
     config = load_config(None, also=[{"id": "a", "file": None}, {"id": "b"}], limit_ms=3.0)
     assert [(other.id, other.limit_ms) for other in config.also] == [("a", None), ("b", None)]
+    with pytest.raises(ConfigError, match="'local' is given twice; leave one out"):
+        load_config(None, also=[{"id": "local"}])
     with pytest.raises(ConfigError, match=r"\[also\.0\] unknown option 'limit'; did you mean 'limit_ms'"):
         load_config(None, also=[{"id": "a", "limit": 3}])
