@@ -26,7 +26,7 @@ from paceline.devices.hosted import open_named
 from paceline.files import write_atomically
 from paceline.latency_models.collection.collect import Collector
 from paceline.latency_models.space_latency import SpaceLatency
-from paceline.measurement import Artifact
+from paceline.measurement import Artifact, Bench
 from paceline.pipeline.config import Config, DeviceChoice, OtherDevice
 from paceline.pipeline.deploy import Deployed, deploy, measured_model
 from paceline.pipeline.latency import Show, fit_predictors
@@ -95,9 +95,8 @@ class Run:
         self.recipe, self.config, self.folder = recipe, config, folder
         self.store, self.show, self.say = store, show, say
         self.seeds = Seeds(config.seed)
-        self._devices: dict[tuple[str, Path | None], Device] = {}
-        self.device = self._opened(config.device)
-        self.others = [self._opened(choice) for choice in config.also]
+        self._opened: dict[tuple[str, Path | None], Device] = {}
+        self.devices = [self._open(choice) for choice in (config.device, *config.also)]
         self.seconds: dict[str, float] = {}
 
     @cached_property
@@ -117,7 +116,7 @@ class Run:
         recipe = self.recipe.described(self.config.supernet.epochs)
         named: Any = {"data": {"path"}, "device": {"file"}, "also": {"__all__": {"file"}}}  # what they name is below
         settings = self.config.model_dump_json(exclude=named)
-        devices = (device.info.fingerprint for device in (self.device, *self.others))
+        devices = (device.info.fingerprint for device in self.devices)
         parts = (__version__, recipe, repr(self.chain), settings, self.task.digest(), *devices)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -147,21 +146,23 @@ class Run:
 
     def close(self) -> None:
         """Closes the devices."""
-        for device in self._devices.values():
+        for device in self._opened.values():
             device.close()
 
     def search(self) -> Searched:
         """Everything up to the search. The devices stay open."""
         config, task = self.config, self.task
+        choices = (config.device, *config.also)
+        benches = [d.default_bench(c.delegate, c.threads) for d, c in zip(self.devices, choices, strict=True)]
         self.say(f"data: {task.name}, {len(task.train.labels)} images to train on, {len(task.classes)} classes")
+        for advice in dict.fromkeys(advice for device in self.devices for advice in device.health().advice):
+            self.say(f"warning: {advice}")
         net = self.chain.supernet(self.seeds.seed("weights"))
         with self._stage("operators"), self.show("trace operators") as progress:
             operators = operators_stage(net, task, self._results("operators"), progress)
         builder = Builder(net, operators, task.example(), self.folder / "scratch" / "networks", self.seeds)
         with self._stage("measure and fit"):
-            target = self._target(self.device, config.device, builder)
-            others = tuple(self._target(*each, builder) for each in zip(self.others, config.also, strict=True))
-        targets = (target, *others)
+            targets = [self._target(*each, builder) for each in zip(self.devices, benches, choices, strict=True)]
         limits = ", ".join(f"{t.limit.ms!r} {t.limit.chance!r}" for t in targets)
         with self._stage("train supernet"), self.show("train supernet") as progress:
             place = self.checkpoints
@@ -178,7 +179,8 @@ class Run:
         with self._stage("search"), self.show("search") as progress:
             cache = self._results(f"search {limits}")
             archive = search_stage(self.recipe, net, trained.space, task, targets, config.search, self.seeds, cache, progress)
-        return Searched(self.recipe, config, task, net, trained, builder, target, others, archive)
+        target, *others = targets
+        return Searched(self.recipe, config, task, net, trained, builder, target, tuple(others), archive)
 
     def deploy(self, found: Searched) -> Outcome:
         """Everything after the search: the best network of `found` trained by itself, exported and measured."""
@@ -208,18 +210,15 @@ class Run:
         """Where trainings keep what they continue from."""
         return self.folder / "checkpoints"
 
-    def _opened(self, choice: DeviceChoice) -> Device:
-        """Once, also where it is a target under several Benches."""
+    def _open(self, choice: DeviceChoice) -> Device:
+        """Opens a device once, also where it is a target under several Benches."""
         place = choice.id, choice.file or self.config.device.file
-        if place not in self._devices:
-            self._devices[place] = open_named(*place)
-        return self._devices[place]
+        if place not in self._opened:
+            self._opened[place] = open_named(*place)
+        return self._opened[place]
 
-    def _target(self, device: Device, choice: DeviceChoice, builder: Builder) -> Target:
+    def _target(self, device: Device, bench: Bench, choice: DeviceChoice, builder: Builder) -> Target:
         """A device measured, its models fitted, and the limit on it, where a network of the space can keep one."""
-        bench = device.default_bench(choice.delegate, choice.threads)
-        for advice in device.health().advice:
-            self.say(f"warning: {advice}")
         collector = Collector(device, bench, self.store, self.folder / "scratch" / "operators")
         options = self.config.predictor
         predictors = fit_predictors(
@@ -232,7 +231,7 @@ class Run:
             show=self.show,
         )
         name = target_name(device.info, bench)
-        where = f"{name}: " if self.others else ""
+        where = f"{name}: " if len(self.devices) > 1 else ""
         best = next(a for a in predictors.accuracies if a.name == predictors.table.name)
         self.say(
             f"{where}latency model: {predictors.rows} operators, error {best.mape:.1%} on {best.n} networks it has not seen, "

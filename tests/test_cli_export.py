@@ -103,10 +103,9 @@ def test_branches_merge_on_request(folder: Path) -> None:
 def test_merging_that_hurts_int8_is_told(folder: Path) -> None:
     np.savez(folder / "images.npz", x=np.random.default_rng(0).standard_normal((4, 8, 8, 3), np.float32))
     arguments = ("export", "network.py:branches", "-o", "a.tflite", "--precision", "int8", "--calibration", "images.npz")
-    apart, together = paceline(*arguments, folder=folder), paceline(*arguments, "--merge", folder=folder)
-    assert apart.returncode == together.returncode == 0, together.stderr
-    assert "harder to quantise" not in apart.stdout
-    assert "harder to quantise in 1 of 1 layers" in together.stdout
+    done = paceline(*arguments, "--merge", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert "harder to quantise in 1 of 1 layers" in done.stdout
 
 
 def test_run_folder_is_a_source(folder: Path) -> None:

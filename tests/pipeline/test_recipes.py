@@ -169,7 +169,7 @@ def test_operators_are_exported_once(net: nn.Module, task: Task, tmp_path: Path)
 def test_examples_of_the_documentation(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
     code, _ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    (toml,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    several, toml = sorted(re.findall(r"```toml\n(.*?)```", text, re.DOTALL), key=lambda told: "[space]" in told)
     (tmp_path / "narrow.py").write_text(code)
     (tmp_path / "full.toml").write_text(toml)
     known = dict(RECIPES)
@@ -179,6 +179,12 @@ def test_examples_of_the_documentation(tmp_path: Path) -> None:
         RECIPES.clear()
         RECIPES.update(known)
     assert narrow.reduced.supernet.epochs == 20
+    (tmp_path / "several.toml").write_text(several)
+    also = load_config(tmp_path / "several.toml").also
+    assert [(other.id, other.limit_ms, other.delegate) for other in also] == [
+        ("old-phone", 30, None),
+        ("desk-phone", None, "xnnpack"),
+    ]
     assert load_config(tmp_path / "full.toml", RECIPES["moga"].settings).search == RECIPES["moga"].full.search
     listed = {row.split("`")[1] for row in text.splitlines() if row.startswith("| `")}
     assert FIVE <= listed <= set(RECIPES)
