@@ -90,7 +90,8 @@ class Builder:
         for done, arch in enumerate(archs, 1):
             path = self.folder / f"{arch.key}-{copy}.tflite"
             if not path.exists():
-                graph = graph_of(shipped(self.net, arch), self.example)
+                first = self.folder / f"{arch.key}-0.tflite"
+                graph = tflite.read(first).graph if first.exists() else graph_of(shipped(self.net, arch), self.example)
                 tflite.save(with_random_weights(graph, self.seeds.rng(f"weights/{arch.key}/{copy}")), path)
             networks.append(Network(arch, self.operators.of(arch), Artifact(path, f"network {arch.key}")))
             progress(done, len(archs))

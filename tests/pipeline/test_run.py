@@ -19,6 +19,8 @@ SMALL = """
 seed = 3
 [data]
 size = 16
+[space]
+name = "fairnas_small"
 [supernet]
 epochs = 1
 batch = 128
@@ -81,7 +83,7 @@ def test_the_summary_says_everything(finished: tuple[Path, dict[str, Any]]) -> N
     assert {"noise floor", "table", "mlp", "trees", "linear", "macs only"} == {p["name"] for p in summary["predictor"]}
     assert all(0 <= p["within_5"] <= p["within_10"] <= 1 and p["n"] == 5 for p in summary["predictor"])
     assert summary["seed"] == 3
-    assert summary["table_rows"] > 50
+    assert summary["table_rows"] > 30
     assert all(s >= 0 for s in summary["seconds"].values())
 
 
