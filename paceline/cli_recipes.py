@@ -159,7 +159,7 @@ def _execute(recipe: Recipe, settings: Config, folder: Path, store: str, *, resu
 
 def print_front(summary: dict[str, Any]) -> None:
     """The front as a table, the most accurate network first."""
-    others = [other["device"] for other in summary["also"]]
+    others = [other["name"] for other in summary["also"]]
     columns = "architecture", "accuracy", "predicted ms", *(f"ms on {escape(name)}" for name in others), "MACs", "params"
     table = Table("", *columns, title="The front, accuracies of the supernet")
     for row in summary["front"]:
@@ -190,7 +190,7 @@ def _print_summary(summary: dict[str, Any], folder: Path) -> None:
         ),
         *(
             (
-                other["device"] + (", simulated" if other["simulated"] else ""),
+                other["name"] + (", simulated" if other["simulated"] else ""),
                 f"{other['measured_ms']:.4g} ms, limit {other['limit_ms']:.4g} ms, predicted {other['predicted_ms']:.4g} ms",
             )
             for other in summary["also"]

@@ -76,6 +76,7 @@ def _on_other(kept: Kept) -> dict[str, Any]:
     """The network on one of the other devices."""
     target = kept.target
     return {
+        "name": target.name,
         "device": target.info.name,
         "fingerprint": target.info.fingerprint,
         "simulated": target.info.simulated,

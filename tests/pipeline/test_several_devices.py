@@ -105,7 +105,7 @@ def test_the_report_and_the_terminal_show_them(summary: dict[str, Any], folder: 
     assert "2 of 2 other limits kept" in html
     again = searched(folder)  # it had finished
     assert again.exit_code == 0, again.output
-    assert "wide, simulated" in again.stdout
+    assert "wide (gpu)," in again.stdout
 
 
 def test_a_limit_that_no_network_keeps_names_its_device(folder: Path) -> None:
