@@ -133,14 +133,14 @@ def _segment(
     region: Linear,
     merges: Sequence[OptionalMerge],
 ) -> Segment:
-    part: nn.Module
-    part, inputs = _cut(network, regions, region)
-    inside = optional_merges(part)
+    cut, inputs = _cut(network, regions, region)
+    inside = optional_merges(cut)
+    part: nn.Module = cut
+    signature = _signature(cut, inputs, inside)
     if [(m.kind, m.free) for m in inside] != [(m.kind, m.free) for m in merges]:
         part, inputs, inside = module, example, tuple(merges)  # not to be had alone: its forms are those of the whole network
+        signature = merges[0].region
     names = {inner.name: merge.name for merge, inner in zip(merges, inside, strict=True)}
-    alike = Form(frozenset(), part, inputs).signature + str([(m.kind, m.free) for m in merges])
-    signature = merges[0].region if part is module else alike
     if all(merge.kind == "chain" for merge in merges):
         return Segment(part, inputs, tuple(merges), tuple(names), signature=signature)
     inner = {outer: its for its, outer in names.items()}
@@ -150,6 +150,13 @@ def _segment(
         if len(choices) <= MOST:
             break
     return Segment(part, inputs, asked, tuple(inner[merge.name] for merge in (*asked, *unasked)), unasked, choices, signature)
+
+
+def _signature(part: fx.GraphModule, inputs: tuple[Tensor, ...], merges: Sequence[OptionalMerge]) -> str:
+    """Of a part its operators, and which of them each merge unites: weights decide that, too, a bias that is zero for example."""
+    places = {str(node.target): str(i) for i, node in enumerate(part.graph.nodes)}
+    told = [(m.kind, m.free, [places.get(word, word) for word in m.name.split()]) for m in merges]
+    return f"{Form(frozenset(), part, inputs).signature}\n{told}"
 
 
 def _choices(part: nn.Module, names: Mapping[str, str], unasked: Mapping[str, bool]) -> tuple[Made, ...]:

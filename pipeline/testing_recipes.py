@@ -93,7 +93,7 @@ class RecipeTestSuite:
     @classmethod
     def finished(cls, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Finished]:
         folder = tmp_path_factory.mktemp(recipe.name)
-        _prepare(folder)
+        prepare(folder)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so many as the process that is killed has: sums of other parts round otherwise
         with Store(str(folder / "store.sqlite")) as store:
@@ -164,8 +164,8 @@ class RecipeTestSuite:
         assert resumed.archive.to_json() == whole.archive.to_json()
 
 
-def _prepare(folder: Path) -> None:
-    """Config, device and data of a tiny search."""
+def prepare(folder: Path) -> None:
+    """Writes `search.toml`, its `devices.toml` and its data: a search of seconds, on a simulated phone."""
     digits = load_digits()
     np.savez(folder / "digits.npz", x=digits.images[:_IMAGES].astype(np.float32), y=digits.target[:_IMAGES])
     (folder / "devices.toml").write_text(_DEVICE)

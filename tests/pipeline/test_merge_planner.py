@@ -319,3 +319,18 @@ def test_forms_are_made_once_for_all_segments_that_are_alike(
     assert len(plan.decisions) == len(plan.made) == 6
     assert len(made) == 2 * 2
     check_merge(net, merged(net, plan.choices()).module, torch.randn(1, 8, 8, 8))
+
+
+def test_segments_of_equal_layers_but_other_merges_are_not_alike() -> None:
+    """A bias that a zero padding would see forbids a merge, a bias of zero doesn't: the layers look the same."""
+
+    def chain(bias: float) -> nn.Module:
+        first = nn.Conv2d(4, 4, 1)
+        nn.init.constant_(first.bias, bias)  # type: ignore[arg-type]
+        return nn.Sequential(first, conv(4, 4, 3))
+
+    torch.manual_seed(0)
+    net = nn.Sequential(Sum(chain(0.0), chain(1.0)), nn.ReLU(), Sum(chain(1.0), chain(0.0)), nn.ReLU()).eval()
+    one, other = segments_of(net, (torch.zeros(1, 4, 8, 8),))
+    assert [(m.kind, m.free) for m in one.merges] == [(m.kind, m.free) for m in other.merges]
+    assert one.signature != other.signature

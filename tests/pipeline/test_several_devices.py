@@ -6,60 +6,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from paceline.cli import app
 from paceline.errors import ConfigError, LimitError
 from paceline.pipeline.config import load_config
+from paceline.pipeline.testing_recipes import prepare
 
-DEVICES = """
-[[device]]
-id = "wide"
-kind = "simulated"
-profile = "simulated-wide"
-seed = 1
-[[device]]
-id = "mid"
-kind = "simulated"
-profile = "simulated-mid"
-seed = 2
-"""
-CONFIG = """
-seed = 3
-limit_quantile = 0.7
-shortlist = 2
-also = [{ id = "mid", limit_quantile = 0.5 }, { id = "wide", delegate = "gpu" }]
-[data]
-kind = "npz"
-path = "digits.npz"
-size = 8
-[device]
-id = "wide"
-[supernet]
-epochs = 1
-batch = 32
-[search]
-population = 8
-generations = 3
-[retrain]
-epochs = 1
-batch = 32
-[predictor]
-fit_networks = 6
-test_networks = 5
-"""
+ALSO = 'also = [{ id = "mid", limit_quantile = 0.5 }, { id = "wide", delegate = "gpu" }]\n'
+MID = '[[device]]\nid = "mid"\nkind = "simulated"\nprofile = "simulated-mid"\nseed = 2\n'
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    digits = load_digits()
-    np.savez(folder / "digits.npz", x=digits.images[:360].astype(np.float32), y=digits.target[:360])
-    (folder / "devices.toml").write_text(DEVICES)
-    (folder / "search.toml").write_text(CONFIG)
+    prepare(folder)
+    with (folder / "devices.toml").open("a") as devices:
+        devices.write(MID)
+    config = (folder / "search.toml").read_text()
+    (folder / "search.toml").write_text(ALSO + config)
+    (folder / "fast.toml").write_text(ALSO.replace("limit_quantile = 0.5", "limit_ms = 1e-4") + config)
     return folder
 
 
@@ -109,10 +76,7 @@ def test_the_report_and_the_terminal_show_them(summary: dict[str, Any], folder: 
 
 
 def test_a_limit_that_no_network_keeps_names_its_device(folder: Path) -> None:
-    (folder / "fast.toml").write_text(CONFIG.replace("limit_quantile = 0.5", "limit_ms = 1e-4"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = CliRunner().invoke(app, ["search", "fairnas", "--config", "fast.toml", "--out", "fast"])
+    done = searched(folder, "--config", "fast.toml", "--out", "fast")
     assert isinstance(done.exception, LimitError)
     assert "keeps 0.0001 ms on mid (xnnpack)" in str(done.exception)
 
